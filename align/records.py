@@ -15,16 +15,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from align.jsonl import (
-    Counts as Counts,
-    RecordError as RecordError,
+    Counts,
+    RecordError,
     as_object,
     list_field,
     meta_field,
-    read_jsonl as read_jsonl,
-    read_rows as read_rows,
+    read_jsonl,
+    read_rows,
     short,
-    write_jsonl as write_jsonl,
+    write_jsonl,
 )
+
+__all__ = [
+    "Candidate", "Counts", "Example", "Judgement", "Message", "PairTarget", "PreferenceGroup",
+    "Prompt", "RecordError", "messages_json", "normalise_text", "parse_messages", "prompt_key",
+    "read_jsonl", "read_rows", "short", "write_jsonl",
+]  # fmt: skip
 
 ROLES = ("system", "user", "assistant", "tool")
 # The spellings that ShareGPT, OASST, Cohere, Gemini and function-calling exports use.
