@@ -1,0 +1,150 @@
+"""What every sampler takes and returns, and where a completion ends.
+
+A sampler never changes the distribution behind the trainer's back: no repetition penalty, no
+suppressed stop token, no default top-k. What it draws from is the softmax of logits/temperature,
+because that is what the trainer's log-probs are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from align.config_errors import UserError
+
+if TYPE_CHECKING:
+    from align.config_schema import Rollout
+
+RANK_STRIDE = 100_003
+"""Distance between the seeds of two ranks: a prime above any number of updates' small offsets."""
+
+
+@dataclass
+class Samples:
+    """n completions of each prompt; row i·n + j is the j-th completion of prompt i.
+
+    prompt_ids: R lists, each prompt repeated n times. completions: R lists of ids, the stop token
+    included where there is one, never padding. logps: R lists as long as the completions, nats, of
+    softmax(logits/temperature) (before top_k and top_p, so that they compare with the trainer's), or
+    None when not asked for. finished: R, whether a stop came, and not too early. texts: R decoded
+    completions without special tokens and without the stop.
+    """
+
+    prompt_ids: list[list[int]]
+    completions: list[list[int]]
+    logps: list[list[float]] | None
+    finished: list[bool]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        """Number of completions."""
+        return len(self.completions)
+
+
+class Sampler(Protocol):
+    """Anything that completes prompts."""
+
+    def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
+        """Return n completions of each prompt; equal arguments and weights give equal samples."""
+        ...
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """Seed of one rank's sampling, seed + rank·100003, so that no two ranks draw alike."""
+    return seed + rank * RANK_STRIDE
+
+
+def cut_at_stop(
+    ids: Sequence[int], stop_ids: Collection[int], min_new_tokens: int = 0
+) -> tuple[list[int], bool]:
+    """Cut a completion after its first stop token.
+
+    Returns (ids up to and including the stop token, finished). finished is False when there is no
+    stop token, and when fewer than min_new_tokens tokens came before it: such a completion is cut
+    all the same (the policy did end there) but counts as one without an end.
+    """
+    stops = set(stop_ids)
+    for i, token in enumerate(ids):
+        if token in stops:
+            return list(ids[: i + 1]), i >= min_new_tokens
+    return list(ids), False
+
+
+class StopRule:
+    """Decides where a completion ends: at a stop token, or where a stop string is complete.
+
+    stop_ids: token ids that end a completion and stay in it. stop_strings: texts that end it with
+    the token that completes them; they are no part of the text handed to a reward.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop_ids: Collection[int],
+        stop_strings: Sequence[str] = (),
+        min_new_tokens: int = 0,
+    ) -> None:
+        if any(not s for s in stop_strings):
+            raise UserError("rollout.stop", list(stop_strings), "has an empty string", "Remove it")
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(int(i) for i in stop_ids)
+        self.stop_strings = tuple(stop_strings)
+        self.min_new_tokens = min_new_tokens
+        # A token carries at least one byte of text or is special; the rest is room for the latter
+        # and for decoders that treat the first token of a text differently.
+        self._tail = max((len(s.encode()) for s in stop_strings), default=0) + 4
+
+    def completes_string(self, ids: Sequence[int]) -> bool:
+        """Whether a stop string stands in the text of the last few ids."""
+        if not self.stop_strings:
+            return False
+        tail = self._decode(ids[-self._tail :], skip_special=False)
+        return any(s in tail for s in self.stop_strings)
+
+    def cut(self, ids: Sequence[int]) -> tuple[list[int], bool]:
+        """Cut at the first stop, token or string. Returns (ids, finished) as `cut_at_stop`."""
+        cut, finished = cut_at_stop(ids, self.stop_ids, self.min_new_tokens)
+        if self.stop_strings:
+            for end in range(1, len(cut) + 1):
+                if self.completes_string(cut[:end]):
+                    return cut[:end], end - 1 >= self.min_new_tokens
+        return cut, finished
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of a cut completion, without the stop and without special tokens."""
+        body = list(ids[:-1]) if len(ids) and ids[-1] in self.stop_ids else list(ids)
+        text = self._decode(body, skip_special=True)
+        ends = [text.find(s) for s in self.stop_strings if s in text]
+        return text[: min(ends)] if ends else text
+
+    def _decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+        )
+
+
+def make_sampler(rollout: Rollout, model: Any, tokenizer: Any, **overrides: Any) -> Sampler:
+    """Sampler for the `rollout` section of a configuration.
+
+    overrides: any field of the sampler, e.g. temperature=0.0 for evaluation, want_logps=True.
+    Raises UserError for an engine that this version does not have.
+    """
+    if rollout.engine != "hf":
+        raise UserError(
+            "rollout.engine", rollout.engine, "is not available in this version", "Use 'hf'"
+        )
+    from align.chat import stop_ids
+    from align.rollout.hf import HFSampler
+
+    fields: dict[str, Any] = {
+        "stop_ids": stop_ids(tokenizer),
+        "stop_strings": tuple(rollout.stop),
+        "max_new_tokens": rollout.max_new_tokens,
+        "min_new_tokens": rollout.min_new_tokens,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "top_k": rollout.top_k,
+        "batch_size": rollout.batch_size,
+    }
+    return HFSampler(model, tokenizer, **(fields | overrides))

@@ -1,0 +1,240 @@
+"""Sampling from the training model itself, with its key/value cache and nothing in between.
+
+A decode loop of our own instead of `generate`: rows that are finished leave the batch, a prompt that
+is sampled n times is read once, and a draw costs a cumulative sum instead of one random number per
+vocabulary entry. With a vocabulary of 6,000 that makes it about twice as fast on CPU. It also keeps
+the model's `generation_config` (top_k=50, repetition penalties) out of the policy's distribution.
+
+Each completion consumes its own row of uniform numbers, drawn up front from the seed: a sample does
+not depend on batch size, order, device, or the global random state, which is never touched.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
+
+from align.config_errors import UserError
+from align.rollout.base import Samples, StopRule
+
+
+@dataclass
+class HFSampler:
+    """Samples from softmax(logits/temperature) of a transformers causal LM (peft-wrapped or not).
+
+    temperature: 0 picks the likeliest token (log-probs are then those of temperature 1).
+    top_p, top_k: 1 and 0 switch them off. min_new_tokens: a stop before it counts as missing; it is
+    not prevented. batch_size: completions in flight. want_logps: return log-probs. synced_gpus: for
+    weights sharded over ranks (ZeRO-3, not gathered): every rank makes equally many forward calls,
+    which needs equally many completions on every rank.
+    Use `dataclasses.replace(sampler, temperature=0.0)` for another decoding of the same model.
+    """
+
+    model: Any
+    tokenizer: Any
+    stop_ids: Collection[int]
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    batch_size: int = 64
+    stop_strings: Sequence[str] = ()
+    want_logps: bool = False
+    synced_gpus: bool = False
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError("rollout.temperature", self.temperature, "must be ≥ 0", "")
+        self.rule = StopRule(
+            self.tokenizer, self.stop_ids, self.stop_strings, self.min_new_tokens
+        )
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._accepts = set(inspect.signature(base.forward).parameters)
+
+    def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
+        """Return n completions of each prompt, in the order of the prompts."""
+        self._check(prompts)
+        rows = len(prompts) * n
+        generator = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(rows, self.max_new_tokens, generator=generator)
+        order = sorted(range(rows), key=lambda row: (-len(prompts[row // n]), row))
+        completions: list[list[int]] = [[]] * rows
+        logps: list[list[float]] = [[]] * rows
+        self._check_ranks(rows)
+        with _eval_mode(self.model), torch.no_grad():
+            for start in range(0, rows, self.batch_size):
+                batch = order[start : start + self.batch_size]
+                tokens, lps, lengths = self._decode(
+                    prompts, [row // n for row in batch], uniform[batch]
+                )
+                for row, ids, lp, length in zip(batch, tokens, lps, lengths, strict=True):
+                    completions[row], logps[row] = ids[:length], lp[:length]
+        cut = [self.rule.cut(ids) for ids in completions]
+        return Samples(
+            prompt_ids=[list(prompts[row // n]) for row in range(rows)],
+            completions=[ids for ids, _ in cut],
+            logps=logps if self.want_logps else None,
+            finished=[finished for _, finished in cut],
+            texts=[self.rule.text(ids) for ids, _ in cut],
+        )
+
+    def _decode(
+        self, prompts: list[list[int]], which: list[int], uniform: Tensor
+    ) -> tuple[list[list[int]], list[list[float]], list[int]]:
+        """Complete one batch. which: (R,) prompt of each row. Returns tokens, log-probs, lengths."""
+        device, steps = self.model.device, self.max_new_tokens
+        unique = sorted(set(which))
+        ids, mask, positions = left_pad([prompts[i] for i in unique], steps, device)
+        width = ids.shape[1]
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(ids, mask[:, :width], positions, cache)
+        index = torch.tensor([unique.index(i) for i in which], device=device)
+        if len(unique) < len(which):  # each prompt was read once; now one row per completion
+            cache.reorder_cache(index)
+        logits, mask, positions = logits[index], mask[index], positions[index, -1:]
+        uniform = uniform.to(device)
+        tokens = torch.zeros(len(which), steps, dtype=torch.long, device=device)
+        logps = torch.zeros(len(which), steps, device=device)
+        lengths = torch.full((len(which),), steps, device=device)
+        active = torch.arange(len(which), device=device)
+        for t in range(steps):
+            token, logps[active, t] = self._pick(logits, uniform[active, t])
+            tokens[active, t] = token
+            ended = active[self._ended(tokens[active, : t + 1])]
+            lengths[ended] = lengths[ended].clamp(max=t + 1)
+            keep = (lengths[active] > t + 1).nonzero()[:, 0]
+            if t + 1 == steps or not self._anyone(len(keep), device):
+                break
+            if len(keep) < len(active):
+                keep = keep if len(keep) else keep.new_zeros(1)  # only ranks that wait for others
+                cache.reorder_cache(keep)
+                active, token, mask, positions = (x[keep] for x in (active, token, mask, positions))
+            positions = positions + 1
+            logits = self._forward(token[:, None], mask[:, : width + t + 1], positions, cache)
+        return tokens.tolist(), logps.tolist(), lengths.tolist()
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits (R, V) after the last token."""
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        output = self.model(**{k: v for k, v in inputs.items() if k in self._accepts})
+        return output.logits[:, -1].float()
+
+    def _pick(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw by inverting the cumulative distribution at uniform (R,). Returns ids, log-probs (R,)."""
+        if self.temperature == 0:
+            token, scaled = logits.argmax(-1), logits
+        else:
+            scaled = logits / self.temperature
+            wide = torch.float32 if logits.device.type == "mps" else torch.float64
+            cdf = self._filter(scaled).softmax(-1).cumsum(-1, dtype=wide)
+            at = uniform[:, None].to(wide) * cdf[:, -1:]
+            # right=True: the first entry whose cumulative sum exceeds `at`, never one of mass 0.
+            token = torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        logp = scaled.gather(-1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+        if not torch.isfinite(logp).all():
+            raise FloatingPointError(
+                "sampling met logits that are not finite: the policy has diverged (or was loaded "
+                "in a dtype too narrow for it). Lower train.learning_rate or use float32."
+            )
+        return token, logp
+
+    def _filter(self, scaled: Tensor) -> Tensor:
+        """Logits with everything outside top_k and top_p at −inf."""
+        ids = torch.empty(0, dtype=torch.long)  # the warpers' first argument, which they do not read
+        if self.top_k:
+            scaled = TopKLogitsWarper(self.top_k)(ids, scaled)  # type: ignore[arg-type]
+        if self.top_p < 1:
+            scaled = TopPLogitsWarper(self.top_p)(ids, scaled)  # type: ignore[arg-type]
+        return scaled
+
+    def _ended(self, tokens: Tensor) -> Tensor:
+        """(R,) bool: whether the last of tokens (R, t) ends its row."""
+        stops = torch.tensor(sorted(self.rule.stop_ids), dtype=torch.long, device=tokens.device)
+        ended = torch.isin(tokens[:, -1], stops)
+        if self.rule.stop_strings:
+            by_text = [self.rule.completes_string(ids) for ids in tokens.tolist()]
+            ended = ended | torch.tensor(by_text, device=tokens.device)
+        return ended
+
+    def _anyone(self, running: int, device: torch.device) -> bool:
+        """Whether any row still runs: of this rank, or of all when their forwards are tied."""
+        if not self.synced_gpus:
+            return running > 0
+        total = torch.tensor(float(running), device=device)
+        torch.distributed.all_reduce(total)
+        return total.item() > 0
+
+    def _check(self, prompts: list[list[int]]) -> None:
+        """Refuse what would otherwise fail deep inside an embedding."""
+        if any(not p for p in prompts):
+            raise ValueError("a prompt without tokens cannot be completed")
+        config = self.model.config.get_text_config(decoder=True)
+        limit = getattr(config, "max_position_embeddings", None)
+        longest = max((len(p) for p in prompts), default=0)
+        if limit and longest + self.max_new_tokens > limit:
+            raise UserError(
+                "rollout.max_new_tokens",
+                self.max_new_tokens,
+                f"does not fit: the longest prompt has {longest} tokens and the model {limit} "
+                "positions",
+                f"Use at most {limit - longest}, or a smaller data.max_prompt_length",
+            )
+
+    def _check_ranks(self, rows: int) -> None:
+        """Under synced_gpus an uneven number of rows would hang: say so instead."""
+        if not self.synced_gpus:
+            return
+        extremes = torch.tensor([rows, -rows], device=self.model.device)
+        torch.distributed.all_reduce(extremes, op=torch.distributed.ReduceOp.MAX)
+        most, least = extremes[0].item(), -extremes[1].item()
+        if most != least:
+            raise ValueError(
+                f"synced_gpus needs equally many completions on every rank, got {least} to {most}"
+            )
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], room: int, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts as one left-padded batch.
+
+    Returns ids (R, P), mask (R, P + room) with ones for the tokens to come, and positions (R, P) that
+    count real tokens only, which learned position embeddings need. The padding id is 0: whatever it
+    means to the tokenizer, the mask hides it.
+    """
+    width = max(len(p) for p in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.ones(len(prompts), width + room, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        pad = width - len(prompt)
+        ids[row, pad:] = torch.tensor(prompt)
+        mask[row, :pad] = 0
+    real = mask[:, :width]
+    return ids.to(device), mask.to(device), (real.cumsum(1) - 1).clamp(min=0).to(device)
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode is put back (a frozen part stays in eval)."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
