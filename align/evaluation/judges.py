@@ -1,0 +1,307 @@
+"""Judges: who says how good a completion is, or which of two is better. No torch on import."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from align.config import UserError
+from align.records import Message
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores single completions; a higher score is better."""
+
+    name: str
+
+    def score(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
+    ) -> list[float]:
+        """One float for each (prompt, completion)."""
+        ...
+
+
+class PairwiseJudge(Protocol):
+    """Compares two completions for a prompt."""
+
+    name: str
+
+    def prefer(
+        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
+    ) -> list[float]:
+        """P(a is better than b) for each row, in [0, 1]; 0.5 is a tie."""
+        ...
+
+
+def text_ngrams(text: str, low: int = 1, high: int = 3) -> Counter[str]:
+    """Character n-gram counts of a text, white space removed and letters lower-cased."""
+    s = "".join(text.lower().split())
+    grams: Counter[str] = Counter()
+    for n in range(low, high + 1):
+        grams.update(s[i : i + n] for i in range(len(s) - n + 1))
+    return grams
+
+
+@dataclass
+class NaiveBayesJudge:
+    """Multinomial naive Bayes over character 1–3-grams, calibrated on held-out text.
+
+    weights[g] = log P(g | positive) − log P(g | negative), both with add-`alpha` smoothing over the
+    kept n-grams (McCallum & Nigam 1998). The raw log-odds of a text are
+
+        z = log P(positive)/P(negative) + Σ_g count(g) · weights[g]
+
+    and P(positive) = σ(slope · z + offset): naive Bayes counts overlapping n-grams as independent
+    evidence and is far too sure, so Platt's two numbers are fitted on text it has not seen. A judge
+    of another kind than a neural reward model: it shares no weights, tokenizer or data with it.
+    N-grams it has never seen say nothing. It reads the completion alone, not the prompt.
+    """
+
+    weights: dict[str, float]
+    prior: float
+    slope: float = 1.0
+    offset: float = 0.0
+    low: int = 1
+    high: int = 3
+    name: str = "naive_bayes"
+    info: dict = field(default_factory=dict)
+
+    @classmethod
+    def train(
+        cls,
+        positive: Sequence[str],
+        negative: Sequence[str],
+        *,
+        held_out: float = 0.2,
+        seed: int = 0,
+        alpha: float = 0.5,
+        min_count: int = 2,
+        low: int = 1,
+        high: int = 3,
+    ) -> NaiveBayesJudge:
+        """Fit on a random part of each class and calibrate on the rest.
+
+        held_out: share of each class kept back; half of it calibrates, and `info` holds accuracy
+        and calibration error on the other half. min_count: rarer n-grams are dropped.
+        """
+        train, calibration, test = _split_classes(positive, negative, held_out, seed)
+        judge = cls._fit(train, alpha, min_count, low, high)
+        z = np.array([judge.log_odds(text) for text, _ in calibration])
+        y = np.array([label for _, label in calibration], dtype=np.float64)
+        judge.slope, judge.offset = platt(z, y)
+        p = np.array([judge.probability(text) for text, _ in test])
+        labels = np.array([label for _, label in test], dtype=np.float64)
+        judge.info = {
+            "trained_on": len(train),
+            "calibrated_on": len(calibration),
+            "tested_on": len(test),
+            "accuracy": float(((p > 0.5) == (labels == 1)).mean()),
+            "calibration_error": expected_calibration_error(p, labels),
+        }
+        return judge
+
+    @classmethod
+    def _fit(
+        cls, rows: list[tuple[str, int]], alpha: float, min_count: int, low: int, high: int
+    ) -> NaiveBayesJudge:
+        counts: list[Counter[str]] = [Counter(), Counter()]
+        texts = [0, 0]
+        for text, label in rows:
+            counts[label].update(text_ngrams(text, low, high))
+            texts[label] += 1
+        kept = [g for g in counts[0] | counts[1] if counts[0][g] + counts[1][g] >= min_count]
+        total = [sum(c[g] for g in kept) + alpha * len(kept) for c in counts]
+        weights = {
+            g: math.log((counts[1][g] + alpha) / total[1])
+            - math.log((counts[0][g] + alpha) / total[0])
+            for g in kept
+        }
+        return cls(weights, math.log(texts[1] / texts[0]), low=low, high=high)
+
+    def log_odds(self, text: str) -> float:
+        """Uncalibrated log P(positive | text) − log P(negative | text), nats."""
+        grams = text_ngrams(text, self.low, self.high)
+        return self.prior + sum(c * self.weights.get(g, 0.0) for g, c in grams.items())
+
+    def probability(self, text: str) -> float:
+        """Calibrated P(positive | text)."""
+        return _sigmoid(self.slope * self.log_odds(text) + self.offset)
+
+    def score(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
+    ) -> list[float]:
+        """Calibrated P(positive) of each completion."""
+        return [self.probability(c) for c in completions]
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file; weights keep five decimals."""
+        payload = {
+            "kind": "naive_bayes",
+            "name": self.name,
+            "prior": self.prior,
+            "slope": self.slope,
+            "offset": self.offset,
+            "ngrams": [self.low, self.high],
+            "info": self.info,
+            "weights": {g: round(w, 5) for g, w in self.weights.items()},
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_name(path.name + ".tmp")
+        tmp.write_text(json.dumps(payload, ensure_ascii=False), encoding="utf-8")
+        os.replace(tmp, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NaiveBayesJudge:
+        """Read what `save` wrote; UserError when it is something else."""
+        try:
+            d = json.loads(Path(path).read_text(encoding="utf-8"))
+            low, high = d["ngrams"]
+            numbers = (d["prior"], d["slope"], d["offset"])
+            return cls(d["weights"], *numbers, low, high, d["name"], d["info"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise UserError(
+                "judge", str(path), f"not a saved naive Bayes judge ({e})",
+                "give the JSON file that NaiveBayesJudge.save wrote, or a reward-model folder",
+            ) from e
+
+
+def _split_classes(
+    positive: Sequence[str], negative: Sequence[str], held_out: float, seed: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]], list[tuple[str, int]]]:
+    rng = random.Random(seed)
+    parts: tuple[list, list, list] = ([], [], [])
+    for label, texts in ((1, positive), (0, negative)):
+        unique = sorted(set(texts))
+        if len(unique) < 6:
+            raise UserError(
+                "judge", f"{len(unique)} texts", "a class needs at least 6 different texts",
+                "give more labelled texts",
+            )
+        rng.shuffle(unique)
+        n = max(2, round(len(unique) * held_out))
+        parts[1].extend((t, label) for t in unique[: n // 2])
+        parts[2].extend((t, label) for t in unique[n // 2 : n])
+        parts[0].extend((t, label) for t in unique[n:])
+    return parts
+
+
+def platt(z: np.ndarray, y: np.ndarray, steps: int = 50) -> tuple[float, float]:
+    """Slope a and offset b that minimise the log loss of σ(a·z + b), with Platt's soft targets.
+
+    z: (n,) raw log-odds; y: (n,) 0 or 1. Targets are (n₊+1)/(n₊+2) and 1/(n₋+2) as in Platt 1999,
+    which keeps separable data finite. Newton's method on z divided by its spread.
+    """
+    pos, neg = float(y.sum()), float(len(y) - y.sum())
+    t = np.where(y == 1, (pos + 1) / (pos + 2), 1 / (neg + 2))
+    spread = float(np.sqrt(np.mean(z**2))) or 1.0
+    x = np.stack([z / spread, np.ones_like(z)], axis=1)
+    w = np.zeros(2)
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -40, 40)))
+        gradient = x.T @ (p - t) + 1e-9 * w
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        w -= step * min(1.0, 2.0 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(w[0] / spread), float(w[1])
+
+
+def expected_calibration_error(p: np.ndarray, y: np.ndarray, bins: int = 10) -> float:
+    """Mean |observed rate − mean probability| over equal-width bins, weighted by their counts."""
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    error = 0.0
+    for b in range(bins):
+        inside = which == b
+        if inside.any():
+            error += inside.mean() * abs(y[inside].mean() - p[inside].mean())
+    return float(error)
+
+
+def _sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+class RewardJudge:
+    """A reward model as a judge: `score` are its rewards, `prefer` is σ(r_a − r_b)."""
+
+    def __init__(self, path: str | Path, *, device=None, batch_size: int = 16) -> None:
+        """Load the reward model; path: a reward checkpoint folder."""
+        from reward_models.scorer import Scorer
+
+        self.name = _folder_name(path)
+        self._scorer = Scorer(str(path), device=device, batch_size=batch_size)
+
+    def score(
+        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
+    ) -> list[float]:
+        """Reward of each completion."""
+        return self._scorer.score([list(p) for p in prompts], list(completions))
+
+    def prefer(
+        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
+    ) -> list[float]:
+        """Bradley–Terry probability that a beats b."""
+        pairs = zip(self.score(prompts, a), self.score(prompts, b), strict=True)
+        return [_sigmoid(x - y) for x, y in pairs]
+
+
+class SwappedJudge:
+    """A pairwise judge asked twice, with the positions swapped.
+
+    verdict(prompt, first, second) returns "first", "second" or "tie", anything else counts as a
+    failure to parse. A preference that does not survive the swap is a position effect and becomes a
+    tie; so does a pair with a failed answer. `counts` says how often: agreed, flipped, failed.
+    """
+
+    def __init__(self, verdict: Callable[[Sequence[Message], str, str], str], name: str) -> None:
+        """Wrap a function that sees two answers in an order."""
+        self._verdict, self.name = verdict, name
+        self.counts: Counter[str] = Counter()
+
+    def prefer(
+        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
+    ) -> list[float]:
+        """1 where a wins in both orders, 0 where b does, 0.5 otherwise."""
+        return [self._one(p, x, y) for p, x, y in zip(prompts, a, b, strict=True)]
+
+    def _one(self, prompt: Sequence[Message], a: str, b: str) -> float:
+        worth = {"first": 1.0, "second": 0.0, "tie": 0.5}
+        straight = worth.get(self._verdict(prompt, a, b))
+        swapped = worth.get(self._verdict(prompt, b, a))
+        if straight is None or swapped is None:
+            self.counts["failed"] += 1
+            return 0.5
+        mean = (straight + 1 - swapped) / 2
+        if {straight, 1 - swapped} == {0.0, 1.0}:
+            self.counts["flipped"] += 1
+            return 0.5
+        self.counts["agreed"] += 1
+        return 0.5 if mean == 0.5 else float(mean > 0.5)
+
+
+def load_judge(path: str | Path, device=None) -> Judge:
+    """A saved naive Bayes file (.json) or a reward-model folder; UserError for anything else."""
+    path = Path(path)
+    if path.is_dir():
+        return RewardJudge(path, device=device)
+    if path.is_file():
+        return NaiveBayesJudge.load(path)
+    raise UserError("judge", str(path), "no such file or folder", "check the path")
+
+
+def _folder_name(path: str | Path) -> str:
+    parts: Iterable[str] = Path(path).parts
+    kept = [p for p in parts if p not in ("final", "/", ".")]
+    return kept[-1] if kept else str(path)
