@@ -1,0 +1,340 @@
+"""The one configuration: a YAML file plus dotted overrides, checked before torch is imported.
+
+    config = load_config("dpo", ["--config", "my.yaml", "--train.learning_rate", "1e-6"])
+
+Order: defaults < file < the file's `per_method.<method>` < command line. Every section is checked,
+also those the method does not use; files are looked for only where the method reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align import config_checks, config_parse
+from align import config_schema as schema
+from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
+
+__all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "parse_argv"]
+
+METHODS = ("pretrain", "sft", "reward", "dpo", "orpo", "ppo")
+TOOLS = (
+    "clean_corpus", "tokenizer", "import_annotations", "evaluate_policy", "compare_runs",
+    "export_model", "demo",
+)  # fmt: skip
+DEFAULT_FILE = Path(__file__).resolve().parent.parent / "recipes" / "configs" / "demo.yaml"
+
+
+@dataclass
+class Config:
+    """All sections, for one method; see config_schema for the keys."""
+
+    method: str
+    policy: schema.Policy = field(default_factory=schema.Policy)
+    data: schema.Data = field(default_factory=schema.Data)
+    train: schema.Train = field(default_factory=schema.Train)
+    sft: schema.Sft = field(default_factory=schema.Sft)
+    reward: schema.RewardModel = field(default_factory=schema.RewardModel)
+    dpo: schema.Dpo = field(default_factory=schema.Dpo)
+    orpo: schema.Orpo = field(default_factory=schema.Orpo)
+    ppo: schema.Ppo = field(default_factory=schema.Ppo)
+    rollout: schema.Rollout = field(default_factory=schema.Rollout)
+    rewards: list[schema.RewardSource] = field(default_factory=list)
+    eval: schema.Eval = field(default_factory=schema.Eval)
+    pretrain: schema.Pretrain = field(default_factory=schema.Pretrain)
+    tokenizer: schema.Tokenizer = field(default_factory=schema.Tokenizer)
+    demo: schema.Demo = field(default_factory=schema.Demo)
+    per_method: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts that, as YAML, load to this same configuration.
+
+        The method's own overlay is already in the sections, so only those of other methods stay.
+        """
+        out = dataclasses.asdict(self)
+        del out["method"]
+        out["train"].update(out["train"].pop("args"))
+        out["per_method"].pop(self.method, None)
+        return out
+
+    def to_yaml(self) -> str:
+        """Return `to_dict` as YAML text."""
+        return yaml.safe_dump(self.to_dict(), allow_unicode=True, sort_keys=False, width=100)
+
+    @property
+    def reference(self) -> str:
+        """The reference mode that `policy.reference` means for this method."""
+        mode = self.policy.reference
+        free = self.method == "dpo" and self.dpo.loss_type in config_checks.REFERENCE_FREE
+        if self.method not in config_checks.USES_REFERENCE or free:
+            return "none"
+        if mode == "auto":
+            return "frozen" if self.policy.lora is None else "adapter_off"
+        return mode
+
+    @property
+    def prompts_path(self) -> str | None:
+        """The file of the prompts: data.prompts, else those of data.preferences."""
+        return self.data.prompts or self.data.preferences
+
+
+@dataclass
+class Arguments:
+    """The command line, split: a file, overrides in order, and flags."""
+
+    file: str | None = None
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+    print_config: bool = False
+    dry_run: bool = False
+    help: bool = False
+
+
+def parse_argv(argv: list[str]) -> Arguments:
+    """Split a command line; accepts `--key value` and `--key=value`."""
+    out = Arguments()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in ("-h", "--help"):
+            out.help = True
+            continue
+        if name in ("--print_config", "--dry_run") and not equals:
+            setattr(out, name[2:], True)
+            continue
+        if not name.startswith("--") or name == "--":
+            raise UserError(
+                "command line", word, "is not an option", "Write --config FILE or --section.key V"
+            )
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(name, NO_VALUE, "needs a value", f"Write {name} VALUE")
+            value = rest.pop(0)
+        if name == "--config":
+            out.file = value
+        elif name not in ("--local_rank", "--local-rank"):  # given by some launchers
+            out.overrides.append((name[2:], value))
+    return out
+
+
+def load_config(method: str, argv: list[str]) -> Config:
+    """Return the checked configuration of `method`; raise UserError on anything wrong."""
+    if method not in METHODS + TOOLS:
+        raise ValueError(f"unknown method {method!r}")
+    arguments = parse_argv(argv)
+    path = Path(arguments.file) if arguments.file else DEFAULT_FILE
+    raw = read_yaml(path)
+    resolve_paths(raw, path.parent)
+    overlays = raw.pop("per_method", None) or {}
+    for key, text in [o for o in arguments.overrides if o[0].startswith("per_method.")]:
+        assign(overlays, key.split(".")[1:], parse_value(key, text), key)
+    check_overlays(raw, overlays)
+    merged = merge(raw, overlays.get(method) or {})
+    for key, text in arguments.overrides:
+        if not key.startswith("per_method."):
+            assign(merged, key.split("."), parse_value(key, text), key)
+    config = build(method, merged)
+    config.per_method = overlays
+    given = merged.get("policy") or {}
+    if method == "pretrain" and "path" not in given:
+        config.policy.path = None
+    elif method in METHODS and "path" not in given:
+        raise UserError(
+            "policy.path", NO_VALUE, "is not set",
+            "Give a model folder or hub id; auto for the demo's model; null for a tiny random one",
+        )  # fmt: skip
+    finish(config)
+    return config
+
+
+def build(method: str, raw: Mapping[str, Any]) -> Config:
+    """Return the sections of a merged mapping, types and ranges checked."""
+    sections: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name == "rewards":
+            sections[name] = _rewards(value)
+        elif name in schema.SECTIONS:
+            given = {} if value is None else value
+            sections[name] = config_parse.build(schema.SECTIONS[name], given, name)
+        else:
+            known = [*schema.SECTIONS, "rewards", "per_method"]
+            raise config_parse.unknown(str(name), value, known)
+    return Config(method=method, **sections)
+
+
+def _rewards(value: Any) -> list[schema.RewardSource]:
+    if not isinstance(value, list):
+        raise UserError("rewards", value, "is not a list", "Write [{kind: model, path: …}]")
+    return [config_parse.build(schema.RewardSource, v, f"rewards.{i}") for i, v in enumerate(value)]
+
+
+def finish(config: Config) -> None:
+    """Fill what follows from other keys, then check rules and files."""
+    args = config.train.args
+    args.setdefault("report_to", "none")
+    if args.get("eval_steps") is not None:
+        args.setdefault("eval_strategy", "steps")
+    if config.train.output_dir == "auto":
+        config.train.output_dir = os.path.join(config.demo.root, config.method)
+    config_checks.check_rules(config)
+    config_checks.check_files(config)
+
+
+def check_overlays(raw: Mapping[str, Any], overlays: Any) -> None:
+    """Check every method's overlay, also those of methods that are not run."""
+    if not isinstance(overlays, Mapping):
+        raise UserError("per_method", overlays, "is not a section", "Write method: {section: …}")
+    for name, overlay in overlays.items():
+        if name not in METHODS + TOOLS:
+            close = nearest(str(name), METHODS + TOOLS)
+            fix = f"Did you mean '{close}'?" if close else f"One of: {', '.join(METHODS)}"
+            raise UserError(f"per_method.{name}", overlay, "is not a method", fix)
+        if not isinstance(overlay, Mapping):
+            raise UserError(f"per_method.{name}", overlay, "is not a section")
+        try:
+            build(name, merge(raw, overlay))
+        except UserError as error:
+            if _holds(overlay, error.field):
+                error.field = f"per_method.{name}.{error.field}"
+            raise
+
+
+def _holds(overlay: Any, dotted: str) -> bool:
+    for part in dotted.split("."):
+        if not isinstance(overlay, Mapping) or part not in overlay:
+            return isinstance(overlay, list)
+        overlay = overlay[part]
+    return True
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: 1e-6 is a number, `no` is text; a key written twice is an error."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rx) for tag, rx in resolvers if tag.rsplit(":", 1)[-1] not in ("bool", "float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
+    list("-+.0123456789"),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        name = loader.construct_object(key_node)
+        if name in seen:
+            raise yaml.MarkedYAMLError(problem=f"key {name!r} is written twice",
+                                       problem_mark=key_node.start_mark)  # fmt: skip
+        seen.add(name)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file."""
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        config_checks._file("--config", str(path))
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("--config", str(path), f"cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError("--config", str(path), f"is not valid YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError("--config", str(path), "holds no sections", "Write section: {key: value}")
+    return loaded
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Return the value that `text` would be in the YAML file."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        reason = "is not valid YAML"
+        raise UserError(f"--{key}", text, reason, "Quote it for the shell") from error
+
+
+def assign(tree: dict[str, Any], parts: list[str], value: Any, dotted: str) -> None:
+    """Set one dotted key; whole numbers index lists; missing sections are created."""
+    node: Any = tree
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                where = ".".join(parts[:i])
+                raise UserError(
+                    f"--{dotted}", value, f"does not name one of the {len(node)} items of {where}"
+                )
+            slot: Any = int(part)
+        elif isinstance(node, dict):
+            slot = part
+            if not last and node.get(part) is None:
+                node[part] = {}
+        else:
+            where = ".".join(parts[:i])
+            raise UserError(f"--{dotted}", value, f"cannot be set: {where} is not a section")
+        if last:
+            node[slot] = value
+        else:
+            node = node[slot]
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` on top, section by section; lists are replaced."""
+    out = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for name, value in over.items():
+        old = out.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[name] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Point paths that do not exist from here at the YAML file's folder, where they do."""
+    layers = [raw]
+    overlays = raw.get("per_method")
+    if isinstance(overlays, dict):
+        layers += [layer for layer in overlays.values() if isinstance(layer, dict)]
+    for layer in layers:
+        for node, name in _path_slots(layer):
+            value = node[name]
+            if isinstance(value, str) and not os.path.isabs(value) and not Path(value).exists():
+                file, colon, function = value.partition(".py:")
+                file += ".py" if colon else ""
+                if (folder / file).exists():
+                    node[name] = str(folder / file) + (f":{function}" if colon else "")
+
+
+def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    names = {
+        "policy": ("path",),
+        "data": ("text", "sft", "preferences", "prompts", "validation", "chat_template"),
+        "pretrain": ("tokenizer",),
+        "ppo": ("critic_path",),
+        "eval": ("prompts", "suite", "judge"),
+    }
+    nodes = [(layer.get(section), keys) for section, keys in names.items()]
+    rewards = layer.get("rewards")
+    nodes += [(reward, ("path",)) for reward in (rewards if isinstance(rewards, list) else [])]
+    for node, keys in nodes:
+        if isinstance(node, dict):
+            yield from ((node, name) for name in keys if node.get(name) not in (None, "auto"))

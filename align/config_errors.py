@@ -1,0 +1,57 @@
+"""What configuration and input problems look like to the user."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class _NoValue:
+    """Marks an error about a field that has no value to show."""
+
+
+NO_VALUE = _NoValue()
+
+
+class UserError(Exception):
+    """The user's input is wrong; nothing was started (exit code 2).
+
+    field: dotted key or file position. value: what was given (NO_VALUE: nothing to show).
+    reason: continues the sentence "field=value …". fix: what to write instead.
+    """
+
+    def __init__(self, field: str, value: Any, reason: str, fix: str = "") -> None:
+        """Keep the four parts; `str()` joins them into one readable line."""
+        super().__init__(field, value, reason, fix)
+        self.field, self.value, self.reason, self.fix = field, value, reason, fix
+
+    def __str__(self) -> str:
+        """Return `field=value reason. fix`."""
+        head = self.field if self.value is NO_VALUE else f"{self.field}={show(self.value)}"
+        reason = self.reason.strip().rstrip(".")
+        fix = self.fix.strip()
+        if fix and fix[-1] not in ".!?":
+            fix += "."
+        return f"{head} {reason}. {fix}".strip()
+
+
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """A signal asked the run to stop and a checkpoint was saved (exit code 75)."""
+
+
+def show(value: Any, limit: int = 80) -> str:
+    """Return the value as a user would write it, shortened to `limit` characters."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _is_simple(value) else None
+    text = repr(value) if text is None else text
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _is_simple(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name closest to `name`, or None if none is close."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,272 @@
+"""The sections of the configuration: every key, its type, default, range and meaning.
+
+One file serves every method (`recipes/dpo.py` and `recipes/ppo.py` read the same YAML), so all
+sections are always present and always checked; a method uses those it needs. Key names follow
+`TrainingArguments` where such a name exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+from dataclasses import field as _field
+from typing import Any, Literal
+
+DPO_LOSSES = Literal[
+    "sigmoid", "ipo", "hinge", "robust", "exo", "apo_zero", "apo_down", "sppo", "aot",
+    "discopop", "simpo", "cpo",
+]  # fmt: skip
+
+
+def key(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    factory: Any = MISSING,
+) -> Any:
+    """Return a dataclass field that carries its help text and its numeric range."""
+    limits = {
+        name: limit
+        for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt))
+        if limit is not None
+    }
+    metadata = {"help": help, "limits": limits}
+    if factory is not MISSING:
+        return _field(default_factory=factory, metadata=metadata)
+    return _field(default=default, metadata=metadata)
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters; `null` trains all weights."""
+
+    r: int = key(16, "rank", ge=1)
+    alpha: float = key(32, "scale; the update is multiplied by alpha / r", gt=0)
+    dropout: float = key(0.0, "dropout on the adapter's input", ge=0, lt=1)
+    target_modules: str | list[str] = key("all-linear", "module names, or all-linear")
+    path: str | None = key(None, "an existing adapter to continue from")
+
+
+@dataclass
+class Policy:
+    """The model that is trained, and its reference."""
+
+    path: str | None = key(
+        "auto", "folder or hub id; auto: the previous stage, built if missing; null: a tiny model"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = key("auto", "weights' type")
+    attn_implementation: str | None = key(None, "eager, sdpa, flash_attention_2 …; null: sdpa")
+    reference: Literal["auto", "adapter_off", "frozen", "cached", "none"] = key(
+        "auto", "auto: adapter_off with LoRA, frozen without, none where a method has no reference"
+    )
+    lora: Lora | None = key(None, "null: full fine-tuning")
+    quantization: Literal["4bit", "8bit"] | None = key(None, "k-bit base under LoRA")
+    layout: Literal["auto", "grouped", "plain"] = key("auto", "shared-prefix rows or plain rows")
+
+
+@dataclass
+class Data:
+    """The files, and how records become tokens."""
+
+    text: str | None = key(None, "pre-training text: .txt (one paragraph a line) or .jsonl {text}")
+    sft: str | None = key(None, "{instruction, input, output} or {messages} records")
+    preferences: str | None = key(None, "preference groups or {prompt, chosen, rejected} records")
+    prompts: str | None = key(None, "prompts for PPO; null: those of data.preferences")
+    validation: str | None = key(None, "held-out file of the method's own kind")
+    validation_fraction: float = key(0.0, "share held out when validation is null", ge=0, lt=1)
+    max_length: int = key(1024, "tokens of prompt and completion together", ge=2)
+    max_prompt_length: int | None = key(None, "tokens of the prompt", ge=1)
+    truncation: Literal["keep_start", "keep_end"] = key("keep_end", "which end of a prompt stays")
+    shuffle: bool = key(True, "shuffle the training records every epoch")
+    chat_template: str | None = key(
+        None, "chatml, zh_instruction, inst, a .jinja file; null: the tokenizer's own"
+    )
+    num_proc: int | None = key(None, "processes for tokenising", ge=1)
+
+
+@dataclass
+class LossSpike:
+    """What to do when the loss jumps or is not finite."""
+
+    action: Literal["stop", "continue"] = key("stop", "stop keeps the last good checkpoint")
+    factor: float = key(5.0, "a spike is a loss above factor × the recent median", gt=1)
+
+
+@dataclass
+class Train:
+    """The optimisation loop; every other `TrainingArguments` name is taken too."""
+
+    output_dir: str = key("auto", "run directory; auto: <demo.root>/<method>")
+    resume: str = key("auto", "auto: the last checkpoint in output_dir; never; or a path")
+    max_tokens_per_batch: int | None = key(None, "token budget of a micro-batch", ge=1)
+    loss_spike: LossSpike = key(factory=LossSpike)
+    early_stopping_patience: int | None = key(None, "evaluations without improvement", ge=1)
+    args: dict[str, Any] = key(factory=dict)
+
+
+@dataclass
+class Sft:
+    """Supervised fine-tuning."""
+
+    packing: bool = key(False, "several examples in one row, isolated from each other")
+    loss_on: Literal["completion", "assistant", "all"] = key(
+        "assistant", "last answer, every answer, or every token"
+    )
+
+
+@dataclass
+class RewardModel:
+    """Training of the reward model."""
+
+    center_coef: float = key(0.0, "weight of the squared mean score, keeps scores near 0", ge=0)
+    margin: bool = key(False, "use the strength of a judgement as a margin")
+    aggregate: str = key("soft", "how several judgements of a pair become one target")
+    heads: int = key(1, "independent score heads, averaged when scoring", ge=1)
+
+
+@dataclass
+class Dpo:
+    """Direct preference optimisation and its relatives."""
+
+    beta: float = key(0.1, "strength of the pull to the reference", gt=0)
+    loss_type: DPO_LOSSES = key("sigmoid", "see docs/dpo.md")
+    label_smoothing: float = key(0.0, "probability that a label is flipped", ge=0, lt=0.5)
+
+
+@dataclass
+class Orpo:
+    """Odds-ratio preference optimisation (needs no reference)."""
+
+    beta: float = key(0.1, "weight of the odds-ratio term", ge=0)
+
+
+@dataclass
+class MissingEos:
+    """What a completion without a stop token scores."""
+
+    mode: Literal["none", "set", "subtract"] = key("none", "set: score := value; subtract: −value")
+    value: float = key(1.0, "penalty; with mode set, the score itself")
+
+
+@dataclass
+class Ppo:
+    """Proximal policy optimisation from a reward."""
+
+    kl_coef: float = key(0.05, "weight of the per-token KL to the reference", ge=0)
+    kl_target: float | None = key(None, "KL per sequence (a sum) an adaptive kl_coef aims at", gt=0)
+    kl_horizon: float = key(10000, "samples over which kl_coef adapts", gt=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = key("k1", "estimator used in the reward")
+    gamma: float = key(1.0, "discount", ge=0, le=1)
+    lam: float = key(0.95, "GAE lambda", ge=0, le=1)
+    clip_range: float = key(0.2, "policy ratio clip, below (and above)", gt=0, lt=1)
+    clip_range_high: float | None = key(None, "clip above, if different", gt=0)
+    dual_clip: float | None = key(None, "bound on the loss of negative advantages", gt=1)
+    value_clip_range: float | None = key(0.2, "value clip; null: none", gt=0)
+    vf_coef: float = key(0.1, "weight of the value loss", ge=0)
+    ppo_epochs: int = key(4, "passes over each rollout", ge=1)
+    num_minibatches: int = key(1, "optimiser steps a pass", ge=1)
+    whiten_rewards: bool = key(False, "scale shaped rewards to unit variance, mean kept")
+    critic: Literal["auto", "adapter", "separate", "shared"] = key(
+        "auto", "adapter with LoRA, separate model without; shared: a head on the policy"
+    )
+    critic_path: str | None = key(None, "start of a separate critic; null: the policy's path")
+    critic_learning_rate: float | None = key(None, "null: the policy's", ge=0)
+    critic_warmup_updates: int = key(0, "updates with the policy frozen", ge=0)
+    missing_eos: MissingEos = key(factory=MissingEos)
+    score_at: Literal["eos", "after_eos"] = key("eos", "the token that carries the score")
+    target_kl: float | None = key(None, "approx_kl that ends the passes over a rollout", gt=0)
+    score_norm: Literal["none", "std", "mean_std"] = key("none", "running normalisation of scores")
+    score_clip: float | None = key(10.0, "scores are clipped to ± this; null: no clip", gt=0)
+    length_penalty: float = key(0.0, "subtracted from the score, per completion token", ge=0)
+    entropy_coef: float = key(0.0, "entropy bonus", ge=0)
+    ptx_coef: float = key(0.0, "weight of the data.sft loss mixed in", ge=0)
+    ema_decay: float | None = key(None, "keep a moving average of the policy", gt=0, lt=1)
+
+
+@dataclass
+class Rollout:
+    """Sampling of completions."""
+
+    engine: Literal["hf", "vllm_server", "vllm_colocate"] = key("hf", "what samples")
+    prompts_per_update: int = key(16, "prompts of one rollout, all ranks together", ge=1)
+    n: int = key(1, "completions a prompt", ge=1)
+    max_new_tokens: int = key(64, "longest completion", ge=1)
+    min_new_tokens: int = key(0, "a stop before this many tokens counts as missing", ge=0)
+    temperature: float = key(1.0, "logits are divided by it in sampling and in training", gt=0)
+    top_p: float = key(1.0, "nucleus; 1: off", gt=0, le=1)
+    top_k: int = key(0, "0: off", ge=0)
+    stop: list[str] = key(factory=list, help="strings of one token that also end a completion")
+    batch_size: int = key(32, "sequences generated at once", ge=1)
+
+
+@dataclass
+class RewardSource:
+    """One term of the reward; terms are summed with their weights."""
+
+    kind: Literal["model", "function", "http"] = key("model", "what gives the score")
+    path: str = key("auto", "checkpoint, module:function, file.py:function or URL")
+    weight: float = key(1.0, "factor of this term")
+
+
+@dataclass
+class Eval:
+    """Held-out evaluation."""
+
+    prompts: str | None = key(None, "held-out prompts; null: data.validation or a split")
+    suite: str | None = key(None, "evaluation suite")
+    judge: str | None = key(None, "second judge: a path, or naive_bayes:FILE")
+    num_samples: int = key(64, "prompts sampled at an evaluation", ge=1)
+    temperature: float = key(0.0, "sampling temperature at evaluation; 0: greedy", ge=0)
+    seeds: list[int] = key(factory=lambda: [0], help="sampling seeds of a comparison")
+
+
+@dataclass
+class Pretrain:
+    """Architecture of a model trained from nothing."""
+
+    arch: Literal["gpt2", "llama", "qwen3"] = key("gpt2", "model family")
+    n_embd: int = key(384, "hidden size", ge=1)
+    n_layer: int = key(4, "layers", ge=1)
+    n_head: int = key(6, "attention heads", ge=1)
+    n_kv_head: int | None = key(None, "key/value heads (llama, qwen3); null: n_head", ge=1)
+    intermediate_size: int | None = key(None, "null: 4 × n_embd (gpt2), 8/3 (llama, qwen3)", ge=1)
+    block_size: int = key(256, "tokens of a training row and positions of the model", ge=2)
+    dropout: float = key(0.0, "dropout", ge=0, lt=1)
+    tokenizer: str | None = key("auto", "tokenizer folder; auto: trained; null: policy.path's")
+
+
+@dataclass
+class Tokenizer:
+    """Training of a tokenizer."""
+
+    kind: Literal["bpe"] = key("bpe", "byte-level BPE")
+    vocab_size: int = key(4096, "entries, special tokens and bytes included", ge=260)
+    min_frequency: int = key(2, "a merge must occur this often", ge=1)
+
+
+@dataclass
+class Demo:
+    """Where the demo's stages live."""
+
+    root: str = key("runs/demo", "folder of the stages that `auto` refers to")
+    build: bool = key(True, "build a missing stage that `auto` refers to; false: error")
+
+
+SECTIONS: dict[str, type] = {
+    "policy": Policy,
+    "data": Data,
+    "train": Train,
+    "sft": Sft,
+    "reward": RewardModel,
+    "dpo": Dpo,
+    "orpo": Orpo,
+    "ppo": Ppo,
+    "rollout": Rollout,
+    "eval": Eval,
+    "pretrain": Pretrain,
+    "tokenizer": Tokenizer,
+    "demo": Demo,
+}

@@ -1,0 +1,160 @@
+"""The names and types of `transformers.TrainingArguments`, read without importing transformers.
+
+Importing transformers' trainer takes seconds and pulls in torch, so the class is read as source
+with `ast`. What is read is the installed version, so the names always fit it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from align.config_errors import NO_VALUE, UserError
+
+# Names that older releases had, and what to write now.
+REMOVED = {
+    "evaluation_strategy": "Use train.eval_strategy",
+    "warmup_ratio": "Use train.warmup_steps; a value below 1 is a share of all steps",
+    "no_cuda": "Use train.use_cpu",
+    "group_by_length": "Use train.train_sampling_strategy: group_by_length",
+    "logging_dir": "Set the environment variable TENSORBOARD_LOGGING_DIR",
+    "per_gpu_train_batch_size": "Use train.per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "Use train.per_device_eval_batch_size",
+    "save_safetensors": "Remove it: checkpoints are always safetensors",
+    "overwrite_output_dir": "Use train.resume: never",
+    "fp16_backend": "Use train.fp16",
+    "half_precision_backend": "Use train.fp16 or train.bf16",
+    "fp16_opt_level": "Use train.fp16",
+    "torchdynamo": "Use train.torch_compile",
+    "sharded_ddp": "Use train.fsdp or a DeepSpeed config",
+    "fsdp_transformer_layer_cls_to_wrap": "Use train.fsdp_config",
+    "fsdp_min_num_params": "Use train.fsdp_config",
+    "push_to_hub_model_id": "Use train.hub_model_id",
+    "push_to_hub_token": "Use train.hub_token",
+    "use_legacy_prediction_loop": "Remove it",
+    "dispatch_batches": "Use train.accelerator_config",
+    "split_batches": "Use train.accelerator_config",
+    "include_inputs_for_metrics": "Use train.include_for_metrics",
+    "use_mps_device": "Remove it: the device is found",
+    "no_deprecation_warnings": "Remove it",
+    "tpu_num_cores": "Remove it: accelerate launch sets it",
+}
+# Names that Trainer has and that something else of ours decides.
+OWNED = {
+    "resume_from_checkpoint": "Use train.resume",
+    "remove_unused_columns": "Remove it: batches are built by align",
+    "label_names": "Remove it: batches are built by align",
+    "do_train": "Remove it: the recipe decides",
+    "do_eval": "Remove it: set train.eval_strategy",
+    "do_predict": "Remove it: use recipes/evaluate_policy.py",
+    "local_rank": "Remove it: accelerate launch sets it",
+    "include_for_metrics": "Remove it: batches are built by align",
+}
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (type(None),),
+    "dict": (dict,),
+    "list": (list,),
+}
+# name: (lowest allowed, is the bound itself allowed)
+_RANGES: dict[str, tuple[float, bool]] = {
+    "learning_rate": (0, True),
+    "per_device_train_batch_size": (1, True),
+    "per_device_eval_batch_size": (1, True),
+    "gradient_accumulation_steps": (1, True),
+    "num_train_epochs": (0, False),
+    "warmup_steps": (0, True),
+    "weight_decay": (0, True),
+    "adam_beta1": (0, True),
+    "adam_beta2": (0, True),
+    "adam_epsilon": (0, False),
+    "max_grad_norm": (0, True),
+    "logging_steps": (0, False),
+    "eval_steps": (0, False),
+    "save_steps": (0, False),
+    "save_total_limit": (1, True),
+    "max_steps": (-1, True),
+    "seed": (0, True),
+    "data_seed": (0, True),
+    "dataloader_num_workers": (0, True),
+}
+_CHOICES = {
+    "eval_strategy": ("no", "steps", "epoch"),
+    "save_strategy": ("no", "steps", "epoch", "best"),
+    "logging_strategy": ("no", "steps", "epoch"),
+    "lr_scheduler_type": (
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant",
+        "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau", "cosine_with_min_lr",
+        "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
+    ),
+}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def training_arguments() -> dict[str, tuple[type, ...] | None]:
+    """Return {name: accepted Python types, or None where the type is not a plain one}."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "transformers", NO_VALUE, "is not installed", "Run `pip install -e .` in the repository"
+        )
+    source = Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+            return {
+                item.target.id: _types(item.annotation)
+                for item in fields
+                if isinstance(item.target, ast.Name)
+            }
+    raise RuntimeError("no class TrainingArguments in the installed transformers")
+
+
+def _types(annotation: ast.expr) -> tuple[type, ...] | None:
+    """Return the types a union of plain types accepts; enum members are written as strings."""
+    accepted: list[type] = []
+    for part in ast.unparse(annotation).replace("Optional[", "None | ").split("|"):
+        name = part.strip().split("[")[0].rstrip("]")
+        if name in _SCALARS:
+            accepted.extend(_SCALARS[name])
+        elif name == "Literal":
+            accepted.append(bool)
+        elif not name.endswith(("Strategy", "Type", "Names")):
+            return None
+    return tuple(accepted) or None
+
+
+def check(name: str, value: Any) -> Any:
+    """Return the value for a TrainingArguments name, or raise UserError on a wrong one."""
+    field = f"train.{name}"
+    if name in OWNED:
+        raise UserError(field, value, "is set by align", OWNED[name])
+    accepted = training_arguments()[name]
+    if accepted is not None:
+        fits = type(value) in accepted or (
+            isinstance(value, int) and not isinstance(value, bool) and float in accepted
+        )
+        if not fits:
+            wanted = " or ".join(
+                dict.fromkeys("null" if t is type(None) else t.__name__ for t in accepted)
+            )
+            raise UserError(field, value, f"is a {type(value).__name__}, not {wanted}")
+    if isinstance(value, float) and value != value:
+        raise UserError(field, value, "is not a number")
+    if name in _RANGES and isinstance(value, (int, float)):
+        low, closed = _RANGES[name]
+        if value < low or (value == low and not closed):
+            raise UserError(field, value, f"is below {low}" if closed else f"must be above {low}")
+    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+        raise UserError(field, value, "must be below 1")
+    if name == "max_steps" and value == 0:
+        raise UserError(field, value, "means no step at all", "Use -1 to count epochs instead")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise UserError(field, value, "is not known", "One of: " + ", ".join(_CHOICES[name]))
+    return value
