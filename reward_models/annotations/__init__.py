@@ -1,0 +1,13 @@
+"""Importers of annotation exports, one module per format.
+
+A format is one module with a ``FORMAT`` and one entry in ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+from reward_models.annotations import canonical, label_studio, pairs
+from reward_models.annotations.base import Format, Intake, Options
+
+FORMATS: tuple[Format, ...] = (label_studio.FORMAT, pairs.FORMAT, canonical.FORMAT)
+
+__all__ = ["FORMATS", "Format", "Intake", "Options"]

@@ -1,0 +1,135 @@
+"""Preference pairs: {"prompt", "chosen", "rejected"}, text or messages, one or many turns.
+
+Also read: ShareGPT rows ({"conversations", "chosen": {"from", "value"}, "rejected"}), Alpaca rows
+({"instruction", "input", "chosen", "rejected"}) and rows without a prompt whose chosen and rejected
+are conversations with a common beginning. A row may carry ``annotator``, ``margin`` or
+``score_chosen``/``score_rejected``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from align.records import (
+    Candidate,
+    Judgement,
+    Message,
+    PreferenceGroup,
+    RecordError,
+    parse_messages,
+)
+from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+
+PROMPT_FIELDS = ("prompt", "conversations", "instruction", "question", "messages", "context")
+
+
+def matches(obj: Any) -> str | None:
+    """Evidence that a row is a pair."""
+    if not (isinstance(obj, dict) and {"chosen", "rejected"} <= obj.keys()):
+        return None
+    for name in PROMPT_FIELDS:
+        if name in obj:
+            return f"{name}, chosen and rejected"
+    if isinstance(obj["chosen"], list) and isinstance(obj["rejected"], list):
+        return "chosen and rejected are conversations"
+    return None
+
+
+def convert(obj: Any, intake: Intake) -> PreferenceGroup:
+    """One row → one group whose first candidate won."""
+    if not isinstance(obj, dict):
+        raise RecordError("expected an object", code="not_an_object")
+    missing = [name for name in ("chosen", "rejected") if name not in obj]
+    if missing:
+        raise RecordError(f"missing {', '.join(missing)}", code="missing_field")
+    chosen = parse_messages(obj["chosen"], role="assistant")
+    rejected = parse_messages(obj["rejected"], role="assistant")
+    prompt, chosen, rejected = split_turns(_prompt(obj), chosen, rejected)
+    candidates = (
+        Candidate("chosen", _content(chosen), _model(obj, "chosen")),
+        Candidate("rejected", _content(rejected), _model(obj, "rejected")),
+    )
+    annotator = obj.get("annotator")
+    judgement = Judgement(
+        None if annotator is None else str(annotator),
+        "pair",
+        {"winner": "chosen", "loser": "rejected"},
+        strength=_strength(obj),
+        source="pairs",
+    )
+    group = make_group(prompt, candidates, (judgement,), {"source": "pairs"})
+    key = (group.group_id, candidates[0].to_json()["content"], judgement.annotator)
+    if intake.seen("pairs", *key):
+        intake.drop_vote("duplicate_row")
+        raise RecordError("the same pair stands earlier in the input", code="duplicate_row")
+    intake.vote()
+    return group
+
+
+def split_turns(
+    prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """Prompt and the two answers, with the turns that both share moved to the prompt.
+
+    chosen and rejected may repeat the prompt at their beginning (trl's implicit prompts do).
+    """
+    prompt, chosen, rejected = tuple(prompt), tuple(chosen), tuple(rejected)
+    n = len(prompt)
+    if n and chosen[:n] == prompt and rejected[:n] == prompt:
+        chosen, rejected = chosen[n:], rejected[n:]
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    if shared and shared == len(chosen) == len(rejected):
+        raise RecordError("chosen and rejected are the same", code="identical_candidates")
+    prompt, chosen, rejected = prompt + chosen[:shared], chosen[shared:], rejected[shared:]
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer:
+            raise RecordError(f"{name} adds nothing to the prompt", code="empty_candidate")
+        if answer[0].role != "assistant" or answer[-1].role != "assistant":
+            reason = f"{name} must begin and end with the assistant after the shared turns"
+            raise RecordError(reason, code="bad_role")
+    if not any(m.role != "system" for m in prompt):
+        raise RecordError("no prompt before chosen and rejected", code="no_prompt")
+    return prompt, chosen, rejected
+
+
+def _prompt(obj: dict[str, Any]) -> tuple[Message, ...]:
+    name = next((n for n in PROMPT_FIELDS if obj.get(n)), None)
+    if name is None:
+        if isinstance(obj["chosen"], list):
+            return ()
+        raise RecordError("no prompt", code="no_prompt")
+    value = obj[name]
+    extra = obj.get("input")
+    if name == "instruction" and isinstance(value, str) and isinstance(extra, str) and extra:
+        value = f"{value}\n{extra}"
+    return prompt_messages(value, obj.get("system"))
+
+
+def _content(answer: tuple[Message, ...]) -> str | tuple[Message, ...]:
+    return answer[0].content if len(answer) == 1 else answer
+
+
+def _model(obj: dict[str, Any], side: str) -> str | None:
+    value = obj.get(f"{side}_model", obj.get(f"{side}-model"))
+    return value if isinstance(value, str) else None
+
+
+def _strength(obj: dict[str, Any]) -> float | None:
+    margin = _number(obj.get("margin"))
+    if margin is not None:
+        return margin
+    high, low = _number(obj.get("score_chosen")), _number(obj.get("score_rejected"))
+    return None if high is None or low is None else high - low
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+FORMAT = Format("pairs", "prompt/chosen/rejected rows", matches, row_by_row(convert))

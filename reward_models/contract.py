@@ -1,0 +1,151 @@
+"""contract.json: what a reward model was trained to read, checked before anyone trusts its scores.
+
+A reward is only comparable with another when the text was rendered by the same template, tokenised by
+the same tokenizer and read at the same token. The contract says which; a mismatch is an error that
+names the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from align.config_errors import UserError
+
+FILE = "contract.json"
+EOS_RULE = "end_of_turn"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One reward model's contract.
+
+    template_hash, tokenizer_hash: of what renders and tokenises. eos_rule: the score is read at the
+    completion's end-of-turn token. max_length: tokens of prompt and completion, None unlimited.
+    heads: outputs, averaged. score_mean, score_std: of raw scores on reference samples.
+    held_out_accuracy: pair accuracy in [0, 1], None when not measured.
+    """
+
+    template_hash: str
+    tokenizer_hash: str
+    eos_rule: str = EOS_RULE
+    padding_side: str = "right"
+    max_length: int | None = None
+    heads: int = 1
+    score_mean: float = 0.0
+    score_std: float = 1.0
+    data_fingerprint: str | None = None
+    held_out_accuracy: float | None = None
+    base_fingerprint: str | None = None
+    version: int = 1
+
+
+def make_contract(
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    heads: int = 1,
+    scores: Sequence[float] = (),
+    data_fingerprint: str | None = None,
+    held_out_accuracy: float | None = None,
+    base_fingerprint: str | None = None,
+) -> Contract:
+    """The contract of a model trained with this tokenizer (and its chat template).
+
+    scores: raw scores of reference samples; their mean and population standard deviation are kept.
+    """
+    from align.chat import template_hash
+
+    mean, std = moments(scores)
+    return Contract(
+        template_hash(tokenizer), tokenizer_hash(tokenizer), max_length=max_length, heads=heads,
+        score_mean=mean, score_std=std, data_fingerprint=data_fingerprint,
+        held_out_accuracy=held_out_accuracy, base_fingerprint=base_fingerprint,
+    )  # fmt: skip
+
+
+def moments(scores: Sequence[float]) -> tuple[float, float]:
+    """Mean and population standard deviation; (0, 1) without scores, std 1 when all are equal."""
+    if not scores:
+        return 0.0, 1.0
+    mean = math.fsum(scores) / len(scores)
+    std = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores))
+    return mean, std if std > 0.0 else 1.0
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of what turns text into ids; padding and truncation settings do not matter."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state.pop("padding", None)
+        state.pop("truncation", None)
+    else:
+        state = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
+    state = {"state": state, "bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode("utf-8", "replace")).hexdigest()
+
+
+def write_contract(path: str | Path, contract: Contract) -> None:
+    """Writes contract.json into a checkpoint folder, whole or not at all."""
+    target = Path(path) / FILE
+    temp = target.with_name(f".{FILE}.{os.getpid()}.tmp")
+    temp.write_text(json.dumps(asdict(contract), indent=2, allow_nan=False) + "\n", "utf-8")
+    os.replace(temp, target)
+
+
+def read_contract(path: str | Path) -> Contract | None:
+    """The contract of a checkpoint folder; None without one, UserError where it is damaged."""
+    file = Path(path) / FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            "contract", str(file), f"is not JSON: {error}", "Save the model again"
+        ) from None
+    known = {f.name for f in fields(Contract)}
+    if not isinstance(values, dict) or not {"template_hash", "tokenizer_hash"} <= values.keys():
+        raise UserError("contract", str(file), "lacks template_hash or tokenizer_hash",
+                        "Save the model again with this version")  # fmt: skip
+    unknown = values.keys() - known
+    if unknown:
+        raise UserError("contract", str(file), f"has unknown fields {sorted(unknown)}",
+                        "It was written by a newer version: update")  # fmt: skip
+    return Contract(**values)
+
+
+def check_contract(contract: Contract, tokenizer: Any, *, path: str = "", heads: int | None = None,
+                   max_length: int | None = None) -> None:  # fmt: skip
+    """Refuses a tokenizer, template, head count or length that the model was not trained with.
+
+    Raises UserError naming the field.
+    """
+    from align.chat import template_hash
+
+    found: dict[str, Any] = {
+        "template_hash": template_hash(tokenizer),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+        "eos_rule": EOS_RULE,
+        "padding_side": "right",
+        "heads": contract.heads if heads is None else heads,
+    }
+    for name, value in found.items():
+        said = getattr(contract, name)
+        if said != value:
+            raise UserError(f"contract.{name}", said, f"does not match {value!r} of {path or 'the model'}",
+                            "Use the tokenizer and template that the model was trained with")  # fmt: skip
+    if (
+        max_length is not None
+        and contract.max_length is not None
+        and max_length > contract.max_length
+    ):
+        raise UserError("max_length", max_length, f"is over the contract's {contract.max_length}",
+                        "The model never read longer text: use at most that")  # fmt: skip

@@ -1,0 +1,176 @@
+"""Judgements → weighted soft pairs, the targets of reward, DPO and ORPO training.
+
+Every judgement becomes votes on pairs of candidates: a pair or a tie one vote, a ranking or a set of
+scores one vote per pair that it compares. n votes of which n_A (ties count half) prefer a give
+
+    P(a beats b) = (n_A + alpha) / (n + 2 alpha).
+
+alpha is 0 by default, so a single vote and a unanimous panel are the ordinary Bradley–Terry target 1.
+With alpha > 0 a lone vote is trusted less than five equal ones: alpha = 1 gives 2/3 and 6/7, and the
+reward difference of a lone vote then converges to log 2 instead of growing.
+
+A group's pairs weigh 1 / (number of compared pairs), 1/C(K,2) for a full ranking of K, so one prompt
+counts as one batch element however many candidates it has (Ouyang et al. 2022, arXiv:2203.02155,
+section 3.5).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+
+from align.config_errors import UserError
+from align.records import Judgement, PairTarget, PreferenceGroup
+
+AGGREGATES = ("soft", "majority", "per_annotator")
+TIES = ("half", "drop")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One annotator's opinion on candidates i < j. value: 1 i is better, 0 j is, 0.5 a tie.
+
+    strength: how far apart, ≥ 0, in the unit of ``scale``, or None.
+    """
+
+    annotator: str | None
+    value: float
+    strength: float | None = None
+    scale: str = ""
+
+
+def targets(
+    group: PreferenceGroup,
+    *,
+    aggregate: str = "soft",
+    ties: str = "half",
+    alpha: float = 0.0,
+    margin: bool = False,
+    min_annotators: int = 1,
+    suspects: str = "keep",
+) -> list[PairTarget]:
+    """The pairs to train on; a is the preferred candidate, so target ≥ 0.5.
+
+    aggregate: ``soft`` the formula above; ``majority`` 1 for the side with more votes (an even split
+    stays 0.5, or goes with ``ties="drop"``); ``per_annotator`` one pair per annotator, each with the
+    pair's full weight, so that a group counts once per annotator.
+    ties: ``half`` a tie is half a vote for each side; ``drop`` a tie is no vote.
+    margin: fill ``PairTarget.margin`` with the mean strength of the votes for the winner; None where
+    the group mixes sources, whose units differ. min_annotators: pairs with fewer votes are left out.
+    suspects: ``keep`` or ``drop`` judgements flagged at import. A null rank makes no pair.
+    """
+    _check(aggregate, ties, alpha, suspects)
+    found = votes(group, ties=ties, suspects=suspects)
+    pairs: list[tuple[int, int, float, float | None]] = []
+    compared = 0
+    for (i, j), cast in found.items():
+        if len(cast) < min_annotators:
+            continue
+        made = _pair(cast, aggregate, ties, alpha, margin)
+        compared += bool(made)
+        pairs += [(i, j, target, gap) for target, gap in made]
+    return [_oriented(i, j, target, 1.0 / compared, gap) for i, j, target, gap in pairs]
+
+
+def votes(
+    group: PreferenceGroup, *, ties: str = "half", suspects: str = "keep"
+) -> dict[tuple[int, int], list[Vote]]:
+    """Votes per pair of candidate indices i < j, in index order.
+
+    A named annotator has one vote per pair: the mean of what they said. Judgements without an
+    annotator count as one annotator each.
+    """
+    index = {c.id: i for i, c in enumerate(group.candidates)}
+    raw: dict[tuple[int, int], list[Vote]] = defaultdict(list)
+    for judgement in group.judgements:
+        if suspects == "drop" and judgement.suspect:
+            continue
+        for first, second, value, strength in _compared(judgement):
+            i, j = index[first], index[second]
+            if i > j:
+                i, j, value = j, i, 1.0 - value
+            if ties == "drop" and value == 0.5:
+                continue
+            scale = f"{judgement.kind}:{judgement.source}"
+            raw[i, j].append(Vote(judgement.annotator, value, strength, scale))
+    return {pair: _one_each(cast) for pair, cast in sorted(raw.items())}
+
+
+def _compared(judgement: Judgement) -> Iterable[tuple[str, str, float, float | None]]:
+    """(first, second, P(first is better), strength) of every pair a judgement speaks about."""
+    value = judgement.value
+    if judgement.kind == "pair":
+        strength = None if judgement.strength is None else abs(judgement.strength)
+        if "tie" in value:
+            yield value["tie"][0], value["tie"][1], 0.5, strength
+        else:
+            yield value["winner"], value["loser"], 1.0, strength
+        return
+    sign = 1.0 if judgement.kind == "score" else -1.0
+    known = [(i, sign * v) for i, v in value.items() if v is not None]
+    for (a, high), (b, low) in combinations(known, 2):
+        better = 0.5 if high == low else float(high > low)
+        # Score differences are strengths; rank differences are not (ranks have no unit).
+        yield a, b, better, abs(high - low) if judgement.kind == "score" else None
+
+
+def _one_each(cast: list[Vote]) -> list[Vote]:
+    named: dict[str, list[Vote]] = defaultdict(list)
+    result: list[Vote | None] = []
+    place: dict[str, int] = {}
+    for vote in cast:
+        if vote.annotator is None:
+            result.append(vote)
+            continue
+        if vote.annotator not in named:
+            place[vote.annotator] = len(result)
+            result.append(None)
+        named[vote.annotator].append(vote)
+    for annotator, said in named.items():
+        scales = {v.scale for v in said}
+        known = [v.strength for v in said if v.strength is not None]
+        strength = fmean(known) if known and len(scales) == 1 else None
+        value = fmean(v.value for v in said)
+        scale = scales.pop() if len(scales) == 1 else "mixed"
+        result[place[annotator]] = Vote(annotator, value, strength, scale)
+    return [v for v in result if v is not None]
+
+
+def _pair(
+    cast: list[Vote], aggregate: str, ties: str, alpha: float, margin: bool
+) -> list[tuple[float, float | None]]:
+    """(P(i is better), margin) of each target that one pair's votes make."""
+    if aggregate == "per_annotator":
+        return [(v.value, v.strength if margin else None) for v in cast]
+    share, n = sum(v.value for v in cast), len(cast)
+    target = (share + alpha) / (n + 2.0 * alpha)
+    if aggregate == "majority":
+        if share * 2.0 == n and ties == "drop":
+            return []
+        target = 0.5 if share * 2.0 == n else float(share * 2.0 > n)
+    return [(target, _margin(cast, target) if margin else None)]
+
+
+def _margin(cast: list[Vote], target: float) -> float | None:
+    winners = [v for v in cast if v.strength is not None and (v.value - 0.5) * (target - 0.5) > 0]
+    if not winners or len({v.scale for v in winners}) > 1:
+        return None
+    return fmean(v.strength for v in winners if v.strength is not None)
+
+
+def _oriented(i: int, j: int, target: float, weight: float, gap: float | None) -> PairTarget:
+    if target < 0.5:
+        i, j, target = j, i, 1.0 - target
+    return PairTarget(i, j, target, weight, gap)
+
+
+def _check(aggregate: str, ties: str, alpha: float, suspects: str) -> None:
+    for field, value, known in (("aggregate", aggregate, AGGREGATES), ("ties", ties, TIES),
+                                ("suspects", suspects, ("keep", "drop"))):  # fmt: skip
+        if value not in known:
+            raise UserError(field, value, "is not known", f"Use one of {', '.join(known)}")
+    if not 0.0 <= alpha < float("inf"):
+        raise UserError("alpha", alpha, "is not a finite number ≥ 0", "Use 0 for no smoothing")

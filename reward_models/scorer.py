@@ -1,0 +1,157 @@
+"""Text in, scores out: the same score for any batch size, padding and order.
+
+A score is the head's output at the completion's last token, which is its end-of-turn token. That index
+is computed from the ids, never from where padding begins: pad may equal EOS.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.config_errors import UserError
+from align.records import RecordError
+from reward_models.contract import check_contract
+from reward_models.model import base_of, find_head, load_reward_model
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Scorer:
+    """A reward checkpoint ready to score text.
+
+    truncated: how many texts were shortened so far. contract: the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        *,
+        loaded: tuple[Any, Any, Any] | None = None,
+        dtype: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        """path, or loaded: (model, tokenizer, contract) that are in memory already.
+
+        max_length: tokens, by default the contract's, else the model's positions. progress: called
+        with (done, total) after every batch.
+        """
+        if batch_size < 1:
+            raise UserError("batch_size", batch_size, "is below 1", "Use 1 or more")
+        if loaded is None:
+            if path is None:
+                raise ValueError("Scorer needs a path or a loaded model")
+            loaded = load_reward_model(path, dtype=dtype)
+        self.model, self.tokenizer, self.contract = loaded
+        if max_length is not None and max_length < 2:
+            raise UserError("max_length", max_length, "is below 2", "Use at least 2 tokens")
+        check_contract(self.contract, self.tokenizer, path=str(path or ""), max_length=max_length)
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        limits = [n for n in (max_length or self.contract.max_length, positions) if n]
+        self.max_length = min(limits) if limits else None
+        self.batch_size, self.progress, self.truncated = batch_size, progress, 0
+        if device is not None:
+            self.model.to(device)
+        self._takes_positions = (
+            "position_ids" in inspect.signature(base_of(self.model).forward).parameters
+        )
+
+    def score(
+        self, prompts: Sequence[Any], completions: Sequence[Any], *, calibrated: bool = False
+    ) -> list[float]:
+        """One score per (prompt, completion), in their order; several heads are averaged.
+
+        prompts: message lists. completions: texts or message lists. calibrated: in standard
+        deviations from the mean of the contract's reference samples. RecordError names the row.
+        """
+        rows = self.score_heads(prompts, completions)
+        scores = [sum(row) / len(row) for row in rows]
+        if calibrated:
+            mean, std = self.contract.score_mean, self.contract.score_std
+            return [(s - mean) / std for s in scores]
+        return scores
+
+    def score_heads(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
+        """Raw scores of every head, (rows, heads)."""
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts and {len(completions)} completions")
+        ids = [
+            self.encode(p, c, row)
+            for row, (p, c) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return self.score_ids(ids)
+
+    def encode(self, prompt: Any, completion: Any, row: int = 0) -> list[int]:
+        """Token ids of prompt and completion, fitted to ``max_length`` (counted when shortened).
+
+        The prompt loses its beginning first. A completion that is too long alone loses what stands
+        before its end-of-turn token, because the score is read there.
+        """
+        from align.chat import render_completion
+
+        try:
+            head, tail, _ = render_completion(self.tokenizer, prompt, completion)
+        except RecordError as error:
+            raise error.at(f"row {row}") from None
+        if self.max_length is None or len(head) + len(tail) <= self.max_length:
+            return head + tail
+        self.truncated += 1
+        if len(tail) >= self.max_length:
+            return tail[: self.max_length - 1] + tail[-1:]
+        return head[len(head) + len(tail) - self.max_length :] + tail
+
+    def score_ids(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raw scores (rows, heads) of token id rows, read at each row's last token."""
+        import torch
+
+        result: list[list[float]] = [[] for _ in rows]
+        done = 0
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                for places in self._batches(rows):
+                    for place, values in zip(
+                        places, self._forward([rows[i] for i in places]), strict=True
+                    ):
+                        result[place] = values
+                    done += len(places)
+                    if self.progress:
+                        self.progress(done, len(rows))
+        finally:
+            self.model.train(was_training)
+        return result
+
+    def _batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Indices of rows of similar length, longest first: memory shows its peak at once."""
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _forward(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        import torch
+
+        _, head = find_head(self.model)
+        device = head.weight.device
+        width = max(len(row) for row in rows)
+        # Any id can fill the padding: it is masked, and no row reads it.
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(list(row))
+            mask[i, : len(row)] = 1
+        extra = {}
+        if self._takes_positions:
+            extra["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
+        output = base_of(self.model)(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **extra
+        )
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        hidden = output.last_hidden_state[torch.arange(len(rows), device=device), last]
+        return head(hidden.to(head.weight.dtype)).float().tolist()
