@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from align.losses_dpo import LOSS_TYPES, REFERENCE_FREE, dpo
+from align.losses_dpo import ALIASES, LOSS_TYPES, REFERENCE_FREE, dpo
 
 __all__ = [
+    "ALIASES",
     "LOG_RATIO_LIMIT",
     "LOSS_TYPES",
     "REFERENCE_FREE",
