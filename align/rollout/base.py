@@ -26,9 +26,9 @@ class Samples:
 
     prompt_ids: R lists, each prompt repeated n times. completions: R lists of ids, the stop token
     included where there is one, never padding. logps: R lists as long as the completions, nats, of
-    softmax(logits/temperature) (before top_k and top_p, so that they compare with the trainer's), or
-    None when not asked for. finished: R, whether a stop came, and not too early. texts: R decoded
-    completions without special tokens and without the stop.
+    softmax(logits/temperature) before top_k and top_p (the trainer's distribution), or None when
+    not asked for. finished: R, whether a stop came, and not too early. texts: R decoded completions
+    without special tokens and without the stop.
     """
 
     prompt_ids: list[list[int]]

@@ -53,9 +53,7 @@ class HFSampler:
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise UserError("rollout.temperature", self.temperature, "must be ≥ 0", "")
-        self.rule = StopRule(
-            self.tokenizer, self.stop_ids, self.stop_strings, self.min_new_tokens
-        )
+        self.rule = StopRule(self.tokenizer, self.stop_ids, self.stop_strings, self.min_new_tokens)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._accepts = set(inspect.signature(base.forward).parameters)
 
@@ -155,7 +153,9 @@ class HFSampler:
 
     def _filter(self, scaled: Tensor) -> Tensor:
         """Logits with everything outside top_k and top_p at −inf."""
-        ids = torch.empty(0, dtype=torch.long)  # the warpers' first argument, which they do not read
+        ids = torch.empty(
+            0, dtype=torch.long
+        )  # the warpers' first argument, which they do not read
         if self.top_k:
             scaled = TopKLogitsWarper(self.top_k)(ids, scaled)  # type: ignore[arg-type]
         if self.top_p < 1:

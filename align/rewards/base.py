@@ -1,0 +1,178 @@
+"""The reward protocol, and the weighted sum of several rewards.
+
+Text crosses this boundary and nothing else: a reward model has its own tokenizer and template, a
+function needs no model at all, and neither sees the policy's token ids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from align.config_errors import UserError, nearest
+from align.records import Message
+
+KINDS = ("model", "function")
+
+
+class RewardError(RuntimeError):
+    """A reward gave something that is no list of finite numbers; names the reward and the item."""
+
+
+class Reward(Protocol):
+    """Scores completions of conversations."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs."""
+        ...
+
+    def __call__(
+        self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
+    ) -> list[float]:
+        """Return one finite number per completion, higher is better.
+
+        prompts: B conversations that end with the turn to be answered. completions: B texts without
+        special tokens. finished: B, whether the policy ended the completion itself.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """total: B weighted sums. components: each term's B numbers before weighting, by its name."""
+
+    total: list[float]
+    components: dict[str, list[float]]
+
+
+class WeightedSum:
+    """Σ weight·reward over several rewards; itself a reward."""
+
+    name = "total"
+
+    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
+        if not rewards or len(rewards) != len(weights):
+            raise ValueError(f"{len(rewards)} rewards with {len(weights)} weights")
+        self.rewards, self.weights = list(rewards), [float(w) for w in weights]
+        self.names = _unique([r.name for r in rewards])
+
+    def score(
+        self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
+    ) -> Scores:
+        """Return the total and every component. Raises RewardError naming the term at fault."""
+        if not len(prompts) == len(completions) == len(finished):
+            raise ValueError(
+                f"{len(prompts)} prompts, {len(completions)} completions, {len(finished)} flags"
+            )
+        components: dict[str, list[float]] = {}
+        for name, reward in zip(self.names, self.rewards, strict=True):
+            values = reward(prompts, completions, finished) if completions else []
+            components[name] = checked(name, values, completions)
+        total = [
+            sum(w * x for w, x in zip(self.weights, row, strict=True))
+            for row in zip(*components.values(), strict=True)
+        ]
+        return Scores(total, components)
+
+    def __call__(
+        self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
+    ) -> list[float]:
+        """Return the totals alone."""
+        return self.score(prompts, completions, finished).total
+
+
+def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
+    """Return values as floats, one per completion; raise RewardError where they are not.
+
+    values: whatever a reward returned: a list, tuple, array or one-dimensional tensor of numbers.
+    """
+    if (
+        values is None
+        or isinstance(values, str | bytes | Mapping)
+        or not isinstance(values, Iterable)
+    ):
+        raise RewardError(
+            f"reward {name!r} returned {_short(values)} ({type(values).__name__}); "
+            "it must return a list with one number per completion"
+        )
+    items = list(values)
+    if len(items) != len(completions):
+        raise RewardError(
+            f"reward {name!r} returned {len(items)} numbers for {len(completions)} completions"
+        )
+    result = []
+    for i, item in enumerate(items):
+        try:
+            value = float(item)
+        except (TypeError, ValueError, RuntimeError):
+            raise RewardError(
+                f"reward {name!r} returned {_short(item)} for completion {i} "
+                f"({_short(completions[i])}); it must be a number"
+            ) from None
+        if not math.isfinite(value):
+            raise RewardError(
+                f"reward {name!r} returned {value} for completion {i} ({_short(completions[i])}); "
+                "it must be finite"
+            )
+        result.append(value)
+    return result
+
+
+def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
+    """Build the rewards of a configuration.
+
+    sources: the `rewards` list; each item has kind (model | function), path and weight, as
+    attributes or keys. device: where reward models run. Raises UserError for an unknown kind, an
+    empty list, a weight that is no finite number, or a function that cannot be loaded.
+    """
+    if not sources:
+        raise UserError("rewards", [], "is empty: nothing to optimise", "Add a reward")
+    rewards: list[Reward] = []
+    weights: list[float] = []
+    for i, source in enumerate(sources):
+        get = source.get if isinstance(source, Mapping) else lambda k, d, s=source: getattr(s, k, d)
+        kind, path, weight = get("kind", "model"), get("path", None), get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UserError(f"rewards[{i}].weight", weight, "is not a number", "Use e.g. 1.0")
+        if not math.isfinite(weight):
+            raise UserError(f"rewards[{i}].weight", weight, "must be finite", "Use e.g. 1.0")
+        rewards.append(_make_one(kind, path, device, f"rewards[{i}]"))
+        weights.append(float(weight))
+    return WeightedSum(rewards, weights)
+
+
+def _make_one(kind: str, path: str | None, device: Any, field: str) -> Reward:
+    """One reward of the configuration; field: its dotted name, for errors."""
+    if kind not in KINDS:
+        known = " and ".join(KINDS)
+        reason = "is not available in this version" if kind == "http" else "is not a kind of reward"
+        guess = nearest(str(kind), KINDS)
+        fix = f"Kinds are {known}" + (f"; did you mean {guess!r}?" if guess else "")
+        raise UserError(f"{field}.kind", kind, reason, fix)
+    if not path:
+        raise UserError(f"{field}.path", path, "is missing", "Give a checkpoint or a function")
+    if kind == "function":
+        from align.rewards.function import FunctionReward
+
+        return FunctionReward(path, field=f"{field}.path")
+    from align.rewards.model import ModelReward
+
+    return ModelReward(path, device=device)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names with #2, #3 … appended to repeated ones."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return result
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
