@@ -35,7 +35,7 @@ def test_separates_unseen_text_in_both_languages(judge):
     prompts = [[Message("user", "x")]] * 4
     good_zh, bad_zh, good_en, bad_en = judge.score(
         prompts,
-        ["酒店很好，非常满意", "酒店很差，太失望", "lovely place, loved it", "dirty place, hated it"],
+        ["酒店很好，非常满意", "酒店很差，太失望", "lovely place, loved it", "dirty, hated it"],
     )
     assert good_zh > 0.5 > bad_zh
     assert good_en > 0.5 > bad_en

@@ -1,0 +1,92 @@
+"""What the logged names mean, in one line each; docs/metrics.md says more.
+
+A name that starts with `eval_` is the same quantity on held-out data.
+"""
+
+from __future__ import annotations
+
+GROUPS: dict[str, dict[str, str]] = {
+    "Loss": {
+        "loss": "training objective, nats (per token for SFT and pretraining, per pair for DPO)",
+        "loss/sft": "negative log-likelihood of the chosen completion, nats per token",
+        "loss/odds": "odds-ratio term of ORPO, nats",
+        "perplexity": "exp of the loss per token",
+        "accuracy": "share of held-out pairs in which the chosen completion scores higher",
+    },
+    "Reward": {
+        "score/mean": "reward of sampled completions, in the reward model's units",
+        "score/std": "spread of that reward over the samples",
+        "reward/shaped": "score minus the KL penalty, summed over a completion",
+    },
+    "Distance to the reference": {
+        "kl/sum": "KL(policy ‖ reference) summed over a completion, nats",
+        "kl/token": "the same divided by the number of tokens",
+        "kl_coef": "weight of the KL penalty; moves when kl_target is set",
+        "sampler_gap": "difference of the sampler's and the trainer's log-probs, nats; near 0",
+    },
+    "Preferences": {
+        "rewards/chosen": "beta × log-ratio to the reference of the chosen completion",
+        "rewards/rejected": "the same for the rejected completion",
+        "rewards/margins": "chosen minus rejected",
+        "rewards/accuracies": "share of pairs with a positive margin",
+        "logps/chosen": "log-probability of the chosen completion, nats",
+        "logps/rejected": "log-probability of the rejected completion, nats",
+        "log_odds": "ORPO's log odds ratio",
+    },
+    "Completions": {
+        "length/mean": "tokens of a completion, end token included",
+        "eos_rate": "share of completions that ended by themselves",
+        "entropy": "entropy of the next-token distribution, nats per token",
+    },
+    "Policy update": {
+        "approx_kl": "KL between the policies before and after the updates on one rollout",
+        "clip_frac": "share of tokens whose ratio was clipped",
+        "clip_frac_low": "clipped from below",
+        "clip_frac_high": "clipped from above",
+        "ratio/max": "largest probability ratio",
+    },
+    "Critic": {
+        "value_loss": "squared error of the critic, in reward units squared",
+        "value_clip_frac": "share of values that were clipped",
+        "explained_variance": "1 − Var(return − value)/Var(return); 1 is perfect, below 0 is harm",
+    },
+    "Optimiser": {
+        "learning_rate": "step size of the schedule",
+        "grad_norm": "gradient norm before clipping",
+        "grad_norm_critic": "the same for the critic",
+    },
+    "Speed": {
+        "time/rollout": "seconds of sampling per update",
+        "time/score": "seconds of scoring per update",
+        "time/optimise": "seconds of optimisation per update",
+        "tokens_per_s": "tokens processed per second",
+    },
+}
+OTHER = "Other"
+_WHERE = {name: (g, text) for g, names in GROUPS.items() for name, text in names.items()}
+# Kept in metrics.jsonl, of no use as a curve.
+NOT_CURVES = frozenset({"step", "epoch", "total_flos", "num_input_tokens_seen"})
+
+
+def base_name(key: str) -> str:
+    """Name without the `eval_` mark."""
+    return key.removeprefix("eval_")
+
+
+def group_of(key: str) -> str:
+    """Section of a report in which a metric is drawn."""
+    name = base_name(key)
+    if name in _WHERE:
+        return _WHERE[name][0]
+    if name.startswith(("time/", "runtime")) or name.endswith(("per_second", "runtime")):
+        return "Speed"
+    if name.startswith("loss"):
+        return "Loss"
+    if name.startswith(("score/", "reward/")):
+        return "Reward"
+    return "Preferences" if name.startswith(("rewards/", "logps/")) else OTHER
+
+
+def meaning(key: str) -> str:
+    """One line about a metric, or an empty string."""
+    return _WHERE.get(base_name(key), ("", ""))[1]
