@@ -24,9 +24,9 @@ from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
 
 __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "parse_argv"]
 
-METHODS = ("pretrain", "sft", "reward", "dpo", "orpo", "ppo")
+METHODS = ("tokenizer", "pretrain", "sft", "reward", "dpo", "orpo", "ppo")
 TOOLS = (
-    "clean_corpus", "tokenizer", "import_annotations", "evaluate_policy", "compare_runs",
+    "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
     "export_model", "demo",
 )  # fmt: skip
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "recipes" / "configs" / "demo.yaml"
@@ -143,7 +143,7 @@ def load_config(method: str, argv: list[str]) -> Config:
     config = build(method, merged)
     config.per_method = overlays
     given = merged.get("policy") or {}
-    if method == "pretrain" and "path" not in given:
+    if method in ("tokenizer", "pretrain") and "path" not in given:
         config.policy.path = None
     elif method in METHODS and "path" not in given:
         raise UserError(
@@ -249,7 +249,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         config_checks._file("--config", str(path))
         raise
@@ -267,7 +267,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_value(key: str, text: str) -> Any:
     """Return the value that `text` would be in the YAML file."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         reason = "is not valid YAML"
         raise UserError(f"--{key}", text, reason, "Quote it for the shell") from error

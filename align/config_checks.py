@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 REFERENCE_FREE = ("simpo", "cpo")
 # The data key without which a method has nothing to learn from.
 NEEDED = {
+    "tokenizer": "text",
     "pretrain": "text",
     "sft": "sft",
     "reward": "preferences",
@@ -99,6 +100,11 @@ def _train_rules(config: Config) -> None:
     fsdp = args.get("fsdp") or args.get("fsdp_config")
     if (fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true") and on_cpu(config):
         raise fsdp_on_cpu(fsdp or NO_VALUE)
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if args.get("deepspeed") and not launched and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        reason = "given to the trainer alone makes every rank act as rank 0"
+        fix = "Use accelerate launch --config_file ds_configs/accelerate_zero2.yaml"
+        raise UserError("train.deepspeed", args["deepspeed"], reason, fix)
     if args.get("deepspeed") and args.get("use_cpu"):
         reason = "stops DeepSpeed from seeing its ranks"
         raise UserError("train.use_cpu", True, reason, "Remove it; set DS_ACCELERATOR=cpu instead")
@@ -150,9 +156,7 @@ def _ppo_rules(config: Config) -> None:
         reason = f"is above rollout.max_new_tokens={rollout.max_new_tokens}"
         raise UserError("rollout.min_new_tokens", rollout.min_new_tokens, reason, "Lower it")
     if ppo.critic == "adapter" and config.policy.lora is None:
-        raise UserError(
-            "ppo.critic", "adapter", "needs policy.lora", "Use 'separate' or 'shared'"
-        )
+        raise UserError("ppo.critic", "adapter", "needs policy.lora", "Use 'separate' or 'shared'")
     if ppo.critic_path and ppo.critic in ("adapter", "shared"):
         reason = f"is only read by a separate critic, not with ppo.critic='{ppo.critic}'"
         raise UserError("ppo.critic_path", ppo.critic_path, reason, "Use ppo.critic: separate")
@@ -189,7 +193,7 @@ def check_files(config: Config) -> None:
         names.add("sft")
     for name in sorted(filter(None, names)):
         _file(f"data.{name}", getattr(data, name))
-    if method in NEEDED:
+    if method in NEEDED and method != "tokenizer":
         _template(data.chat_template)
         _model("policy.path", config.policy.path)
         if config.train.resume not in ("auto", "never"):
@@ -222,7 +226,7 @@ def _file(field: str, path: str | None) -> None:
 def _template(template: str | None) -> None:
     names = ("chatml", "zh_instruction", "inst")
     if template is None or template in names:
-        return
+        return None
     if template.endswith((".jinja", ".jinja2", ".txt")) or os.sep in template:
         return _file("data.chat_template", template)
     close = nearest(template, names)
@@ -235,11 +239,11 @@ def _template(template: str | None) -> None:
 def _model(field: str, path: str | None, files: tuple[str, ...] = _MODEL_FILES) -> None:
     """A folder must hold a model; what is no folder may be a hub id `name` or `owner/name`."""
     if path is None or path == "auto":
-        return
+        return None
     folder = Path(path).expanduser()
     if folder.is_dir():
         if any(next(folder.glob(pattern), None) for pattern in files):
-            return
+            return None
         inner = folder / "final"
         fix = f"Did you mean '{inner}'?" if inner.is_dir() else "Check the path"
         raise UserError(field, path, f"is a folder without {files[0]}", fix)

@@ -36,7 +36,7 @@ class UserError(Exception):
         return f"{head} {reason}. {fix}".strip()
 
 
-class StopRequested(Exception):  # noqa: N818 - a request, not an error
+class StopRequested(Exception):
     """A signal asked the run to stop and a checkpoint was saved (exit code 75)."""
 
 

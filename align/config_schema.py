@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - key() is dataclasses.field() with a help text and a range
 """The sections of the configuration: every key, its type, default, range and meaning.
 
 One file serves every method (`recipes/dpo.py` and `recipes/ppo.py` read the same YAML), so all
@@ -123,7 +124,9 @@ class RewardModel:
 
     center_coef: float = key(0.0, "weight of the squared mean score, keeps scores near 0", ge=0)
     margin: bool = key(False, "use the strength of a judgement as a margin")
-    aggregate: str = key("soft", "how several judgements of a pair become one target")
+    aggregate: Literal["soft", "majority", "per_annotator"] = key(
+        "soft", "how several judgements of a pair become one target"
+    )
     heads: int = key(1, "independent score heads, averaged when scoring", ge=1)
 
 
@@ -235,7 +238,9 @@ class Pretrain:
     intermediate_size: int | None = key(None, "null: 4 × n_embd (gpt2), 8/3 (llama, qwen3)", ge=1)
     block_size: int = key(256, "tokens of a training row and positions of the model", ge=2)
     dropout: float = key(0.0, "dropout", ge=0, lt=1)
-    tokenizer: str | None = key("auto", "tokenizer folder; auto: trained; null: policy.path's")
+    tokenizer: str | None = key(
+        None, "tokenizer folder; auto: the tokenizer stage; null: policy.path's, or a tiny one"
+    )
 
 
 @dataclass

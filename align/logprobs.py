@@ -86,8 +86,10 @@ def default_chunk_tokens(head: Callable[[Tensor], Tensor], chunk_bytes: int = CH
     vocab = getattr(head, "out_features", None)
     if not isinstance(vocab, int):
         weight = getattr(head, "weight", None)
-        two_dim = isinstance(weight, Tensor) and weight.dim() == 2
-        vocab = weight.shape[0] if two_dim else _UNKNOWN_VOCAB
+        if isinstance(weight, Tensor) and weight.dim() == 2:
+            vocab = weight.shape[0]
+        else:
+            vocab = _UNKNOWN_VOCAB
     return max(1, chunk_bytes // (4 * vocab))
 
 

@@ -89,14 +89,29 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def smooth(points: Sequence[tuple[float, float]], weight: float) -> list[tuple[float, float]]:
-    """Exponential moving average with bias correction; gaps are passed over."""
-    out, mean, mass = [], 0.0, 0.0
-    for x, y in points:
-        if math.isfinite(y):
-            mean = weight * mean + (1 - weight) * y
-            mass = weight * mass + (1 - weight)
-            out.append((x, mean / mass))
-    return out
+    """Two-sided exponential average: no lag, a straight line's middle stays where it is.
+
+    Each point weighs `weight` to the power of its distance in points; gaps are passed over.
+    """
+    finite = _finite(points)
+    sums = [[0.0, 0.0] for _ in finite]
+    for order in (range(len(finite)), range(len(finite) - 1, -1, -1)):
+        value = mass = 0.0
+        for i in order:
+            # The point itself is in both passes, at half weight each.
+            sums[i][0] += value + finite[i][1] / 2
+            sums[i][1] += mass + 0.5
+            value, mass = weight * (value + finite[i][1]), weight * (mass + 1)
+    return [(p[0], s[0] / s[1]) for p, s in zip(finite, sums, strict=True)]
+
+
+def is_noisy(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether a line is long and goes up and down far more than it gets anywhere."""
+    ys = [y for _, y in _finite(points)]
+    if len(ys) <= 30:
+        return False
+    travelled = sum(abs(b - a) for a, b in zip(ys, ys[1:], strict=False))
+    return travelled > 4 * (max(ys) - min(ys))
 
 
 def thin(points: Sequence[tuple[float, float]], limit: int = _MAX_POINTS) -> list:
@@ -201,7 +216,7 @@ def lines(series: Sequence[Series], *, label: str, x_label: str = "step") -> Mar
     body = frame.axes()
     for s in shown:
         points = thin(s.points)
-        noisy = s.style == "line" and len(points) > 60
+        noisy = s.style == "line" and is_noisy(s.points)
         if s.style != "points":
             body.append(_path(frame, points, "line faint" if noisy else "line", s.colour))
         if noisy:

@@ -6,13 +6,6 @@ A name that starts with `eval_` is the same quantity on held-out data.
 from __future__ import annotations
 
 GROUPS: dict[str, dict[str, str]] = {
-    "Loss": {
-        "loss": "training objective, nats (per token for SFT and pretraining, per pair for DPO)",
-        "loss/sft": "negative log-likelihood of the chosen completion, nats per token",
-        "loss/odds": "odds-ratio term of ORPO, nats",
-        "perplexity": "exp of the loss per token",
-        "accuracy": "share of held-out pairs in which the chosen completion scores higher",
-    },
     "Reward": {
         "score/mean": "reward of sampled completions, in the reward model's units",
         "score/std": "spread of that reward over the samples",
@@ -38,6 +31,16 @@ GROUPS: dict[str, dict[str, str]] = {
         "eos_rate": "share of completions that ended by themselves",
         "entropy": "entropy of the next-token distribution, nats per token",
     },
+    "Loss and optimiser": {
+        "loss": "training objective, nats (per token for SFT and pretraining, per pair for DPO)",
+        "loss/sft": "negative log-likelihood of the chosen completion, nats per token",
+        "loss/odds": "odds-ratio term of ORPO, nats",
+        "perplexity": "exp of the loss per token",
+        "accuracy": "share of held-out pairs in which the chosen completion scores higher",
+        "learning_rate": "step size of the schedule",
+        "grad_norm": "gradient norm before clipping",
+        "grad_norm_critic": "the same for the critic",
+    },
     "Policy update": {
         "approx_kl": "KL between the policies before and after the updates on one rollout",
         "clip_frac": "share of tokens whose ratio was clipped",
@@ -49,11 +52,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "value_loss": "squared error of the critic, in reward units squared",
         "value_clip_frac": "share of values that were clipped",
         "explained_variance": "1 − Var(return − value)/Var(return); 1 is perfect, below 0 is harm",
-    },
-    "Optimiser": {
-        "learning_rate": "step size of the schedule",
-        "grad_norm": "gradient norm before clipping",
-        "grad_norm_critic": "the same for the critic",
     },
     "Speed": {
         "time/rollout": "seconds of sampling per update",
@@ -81,7 +79,7 @@ def group_of(key: str) -> str:
     if name.startswith(("time/", "runtime")) or name.endswith(("per_second", "runtime")):
         return "Speed"
     if name.startswith("loss"):
-        return "Loss"
+        return "Loss and optimiser"
     if name.startswith(("score/", "reward/")):
         return "Reward"
     return "Preferences" if name.startswith(("rewards/", "logps/")) else OTHER

@@ -27,6 +27,7 @@ def write_run_report(run_dir: str | Path) -> Path:
     rows = read_lines(run_dir / "metrics.jsonl")
     curves = curves_of(rows)
     method = method_of(run_dir, config, manifest, curves)
+    name = run_dir.resolve().name
     blocks = [
         _counts_block(_json(run_dir / "data_counts.json")),
         _text_block("Config", "config.yaml", run_dir / "config.yaml"),
@@ -34,7 +35,7 @@ def write_run_report(run_dir: str | Path) -> Path:
     ]
     return write_page(
         run_dir / "report.html",
-        title=f"{run_dir.resolve().name} · {method}",
+        title=name if name == method else f"{name} · {method}",
         subtitle=_subtitle(config, manifest),
         verdict=judge(method, curves),
         stats=_stats(curves, rows),

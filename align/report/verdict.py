@@ -68,7 +68,8 @@ def _ppo(curves: Curves) -> Verdict:
     verdict = Verdict(
         f"Mean reward on {where} {verb} from {number(first)} to {number(last)}{gain}{cost}."
     )
-    verdict.add("good" if last > first else "bad", f"Reward {verb} by {number(abs(last - first))}.")
+    verdict.level = "good" if last > first else "bad"
+    _, kl = _pick(curves, "kl/sum", "eval_kl/sum")
     if len(kl) >= 8:
         half, end = ends(kl[: len(kl) // 2])[1], ends(kl)[1]
         growing = end > 1.3 * max(half, 0.05)
@@ -95,8 +96,8 @@ def _completions(verdict: Verdict, curves: Curves) -> None:
     if length:
         first, last = ends(length)
         if first > 0 and not 0.5 <= last / first <= 2:
-            verdict.add("warn", f"Length moved from {number(first)} to {number(last)} tokens: check "
-                                "the length-controlled reward.")  # fmt: skip
+            verdict.add("warn", f"Length moved from {number(first)} to {number(last)} tokens: "
+                                "check the length-controlled reward.")  # fmt: skip
     entropy = curves.get("entropy")
     if entropy and ends(entropy)[0] > 0 and ends(entropy)[1] < 0.3 * ends(entropy)[0]:
         verdict.add("warn", "Entropy fell by more than 70 %: the policy may have collapsed.")
@@ -113,7 +114,9 @@ def _preference(curves: Curves) -> Verdict:
     where = "held-out" if name.startswith("eval_") else "training"
     tail = f", margin {number(ends(margin)[0])} to {number(ends(margin)[1])}" if margin else ""
     verdict = Verdict(f"Prefers the chosen completion in {last:.0%} of the {where} pairs{tail}.")
-    verdict.add("good" if last > 0.55 else "warn", f"Pair accuracy {last:.3f} (chance is 0.5).")
+    verdict.level = "good"
+    if last <= 0.55:
+        verdict.add("warn", f"Pair accuracy {last:.3f} is close to chance (0.5).")
     _, chosen = _pick(curves, "eval_logps/chosen", "logps/chosen", "eval_rewards/chosen",
                       "rewards/chosen")  # fmt: skip
     if chosen and ends(chosen)[1] < ends(chosen)[0] - abs(0.1 * ends(chosen)[0]):
@@ -130,8 +133,9 @@ def _reward(curves: Curves) -> Verdict:
     last = ends(accuracy)[1]
     where = "held-out" if name.startswith("eval_") else "training"
     verdict = Verdict(f"Orders {last:.1%} of the {where} pairs correctly.")
-    level = "good" if last >= 0.7 else "warn" if last > 0.55 else "bad"
-    verdict.add(level, f"Accuracy {last:.3f} (chance is 0.5).")
+    verdict.level = "good"
+    if last < 0.7:
+        verdict.add("warn" if last > 0.55 else "bad", f"Accuracy {last:.3f}; chance is 0.5.")
     _overfit(verdict, curves)
     return verdict
 
@@ -148,7 +152,7 @@ def _language(curves: Curves) -> Verdict:
     verdict = Verdict(
         f"{where} loss went from {number(first)} to {number(last)} nats per token{perplexity}."
     )
-    verdict.add("good" if last < first else "bad", f"Loss changed by {number(last - first)}.")
+    verdict.level = "good" if last < first else "bad"
     _overfit(verdict, curves)
     return verdict
 
