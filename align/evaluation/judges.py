@@ -292,8 +292,11 @@ class SwappedJudge:
 
 
 def load_judge(path: str | Path, device=None) -> Judge:
-    """A saved naive Bayes file (.json) or a reward-model folder; UserError for anything else."""
-    path = Path(path)
+    """A saved naive Bayes file (.json) or a reward-model folder; UserError for anything else.
+
+    path may carry the prefix `naive_bayes:`, as in the configuration's `eval.judge`.
+    """
+    path = Path(str(path).removeprefix("naive_bayes:"))
     if path.is_dir():
         return RewardJudge(path, device=device)
     if path.is_file():

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -110,7 +111,7 @@ def is_noisy(points: Sequence[tuple[float, float]]) -> bool:
     ys = [y for _, y in _finite(points)]
     if len(ys) <= 30:
         return False
-    travelled = sum(abs(b - a) for a, b in zip(ys, ys[1:], strict=False))
+    travelled = sum(abs(b - a) for a, b in pairwise(ys))
     return travelled > 4 * (max(ys) - min(ys))
 
 

@@ -40,7 +40,7 @@ def write_run_report(run_dir: str | Path) -> Path:
         verdict=judge(method, curves),
         stats=_stats(curves, rows),
         sections=_sections(curves),
-        samples=_samples(read_lines(run_dir / "samples.jsonl")),
+        samples=sample_browser(read_lines(run_dir / "samples.jsonl")),
         blocks=[b for b in blocks if b],
         footer="Names are explained in docs/metrics.md.",
     )
@@ -133,7 +133,8 @@ def _stats(curves: dict[str, Curve], rows: list[dict]) -> list[tuple[str, str]]:
     return out[:16]
 
 
-def _samples(rows: list[dict]) -> dict | None:
+def sample_browser(rows: list[dict]) -> dict | None:
+    """What the page's sample browser shows of samples.jsonl rows; opens at the newest step."""
     shaped = []
     for row in rows:
         facts = {

@@ -1,0 +1,105 @@
+"""Find and load a finished causal LM for reading: evaluation, comparison, export.
+
+Training goes through `align.policy`; this is for models that nothing will train any more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.config_errors import UserError
+
+
+def find_model(path: str | Path, field: str = "model") -> Path:
+    """Folder of a model: the path itself, or `final` or the newest checkpoint of a run directory.
+
+    A model folder has config.json or adapter_config.json. UserError when there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        fix = "check the path; a run that has finished holds final/"
+        raise UserError(field, str(path), "no such folder", fix)
+    checkpoints = sorted(path.glob("checkpoint-*"), key=_step, reverse=True)
+    for folder in (path, path / "final", *checkpoints):
+        if (folder / "config.json").is_file() or is_adapter(folder):
+            return folder
+    raise UserError(
+        field, str(path), "holds no model (config.json or adapter_config.json)",
+        "give a model folder or a run directory that contains final/",
+    )  # fmt: skip
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a folder holds a LoRA adapter and not a whole model."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def run_dir_of(path: str | Path) -> Path:
+    """Run directory that a model belongs to: the parent of final/ or checkpoint-*, else itself."""
+    path = Path(path)
+    inner = path.name == "final" or path.name.startswith("checkpoint-")
+    return path.resolve().parent if inner else path
+
+
+def load_causal_lm(
+    path: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = "float32",
+    merge: bool = True,
+    field: str = "model",
+) -> tuple[Any, Any]:
+    """Model in eval mode without gradients, and its tokenizer with a pad token.
+
+    path: as in `find_model`. An adapter is loaded on its base and, with merge, merged into it.
+    dtype: a torch dtype or its name; "auto" keeps what is stored. UserError if it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from align.chat import prepare_tokenizer
+
+    folder = find_model(path, field)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+    try:
+        if is_adapter(folder):
+            from peft import AutoPeftModelForCausalLM
+
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+            model = model.merge_and_unload() if merge else model
+        else:
+            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(folder))
+    except (OSError, ValueError, KeyError) as e:
+        reason = f"cannot be loaded as a causal language model ({str(e).splitlines()[0]})"
+        raise UserError(field, str(folder), reason, "check that the folder is complete") from e
+    model.to(device or default_device()).eval().requires_grad_(False)
+    return model, prepare_tokenizer(tokenizer)
+
+
+def default_device() -> Any:
+    """An accelerator where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def max_positions(model: Any) -> int | None:
+    """Longest row that a model's position embeddings allow, or None where nothing limits it."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _tokenizer_folder(folder: Path) -> str:
+    """The model's own folder, or that of its base where an adapter came without a tokenizer."""
+    if (folder / "tokenizer_config.json").is_file() or not is_adapter(folder):
+        return str(folder)
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+
+
+def _step(path: Path) -> int:
+    tail = path.name.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else -1

@@ -1,0 +1,79 @@
+"""Command-line options that evaluate_policy and compare_runs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from align.config_errors import NO_VALUE, UserError
+from align.evaluation.history import config_value
+from align.evaluation.sampling import Decoding
+
+
+def add_decoding(p: argparse.ArgumentParser) -> None:
+    """Add the options of sampling."""
+    p.add_argument("--num_prompts", type=_at_least_one, default=64, help="use the first N prompts")
+    p.add_argument("--seeds", type=seeds, default=[0], help="comma-separated sampling seeds")
+    p.add_argument("--max_new_tokens", type=_at_least_one, default=64)
+    p.add_argument("--min_new_tokens", type=int, default=0)
+    p.add_argument("--temperature", type=_not_negative, default=1.0, help="0: greedy")
+    p.add_argument("--top_p", type=float, default=1.0)
+    p.add_argument("--top_k", type=int, default=0)
+    p.add_argument("--batch_size", type=_at_least_one, default=32)
+
+
+def decoding_of(args: argparse.Namespace) -> Decoding:
+    """Decoding from parsed arguments."""
+    return Decoding(
+        args.max_new_tokens, args.min_new_tokens, args.temperature, args.top_p, args.top_k,
+        args.batch_size,
+    )  # fmt: skip
+
+
+def seeds(text: str) -> list[int]:
+    """`0,1,2` as distinct integers."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 0,1,2") from None
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return values
+
+
+def from_runs(run_dirs: Sequence[Path], keys: Sequence[str], option: str) -> str:
+    """A path that one of the runs' config.yaml names, so that the option may be left out.
+
+    A list (the `rewards` section) must have one item; `auto` for a reward is the demo's reward
+    model. Raises UserError, naming the option, when no run says it.
+    """
+    for run_dir in run_dirs:
+        for key in keys:
+            value = config_value(run_dir, key)
+            if isinstance(value, list):
+                value = value[0].get("path") if len(value) == 1 else None
+            if value == "auto" and option == "reward":
+                root = config_value(run_dir, "demo.root")
+                value = str(Path(root) / "reward" / "final") if root else None
+            exists = isinstance(value, str) and (Path(value).exists() or ":" in value)
+            if isinstance(value, str) and exists:
+                return value
+    raise UserError(
+        f"--{option}", NO_VALUE, "is needed: no run's config.yaml names an existing one",
+        f"give --{option} PATH",
+    )  # fmt: skip
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
