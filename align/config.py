@@ -51,7 +51,9 @@ class Config:
     pretrain: schema.Pretrain = field(default_factory=schema.Pretrain)
     tokenizer: schema.Tokenizer = field(default_factory=schema.Tokenizer)
     demo: schema.Demo = field(default_factory=schema.Demo)
+    tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_method: dict[str, Any] = field(default_factory=dict)
+    arguments: Arguments = field(default_factory=lambda: Arguments(), compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts that, as YAML, load to this same configuration.
@@ -59,7 +61,7 @@ class Config:
         The method's own overlay is already in the sections, so only those of other methods stay.
         """
         out = dataclasses.asdict(self)
-        del out["method"]
+        del out["method"], out["arguments"]
         out["train"].update(out["train"].pop("args"))
         out["per_method"].pop(self.method, None)
         return out
@@ -142,6 +144,7 @@ def load_config(method: str, argv: list[str]) -> Config:
             assign(merged, key.split("."), parse_value(key, text), key)
     config = build(method, merged)
     config.per_method = overlays
+    config.arguments = arguments
     given = merged.get("policy") or {}
     if method in ("tokenizer", "pretrain") and "path" not in given:
         config.policy.path = None
@@ -160,11 +163,13 @@ def build(method: str, raw: Mapping[str, Any]) -> Config:
     for name, value in raw.items():
         if name == "rewards":
             sections[name] = _rewards(value)
+        elif name == "tools":
+            sections[name] = _tools(value)
         elif name in schema.SECTIONS:
             given = {} if value is None else value
             sections[name] = config_parse.build(schema.SECTIONS[name], given, name)
         else:
-            known = [*schema.SECTIONS, "rewards", "per_method"]
+            known = [*schema.SECTIONS, "rewards", "tools", "per_method"]
             raise config_parse.unknown(str(name), value, known)
     return Config(method=method, **sections)
 
@@ -173,6 +178,18 @@ def _rewards(value: Any) -> list[schema.RewardSource]:
     if not isinstance(value, list):
         raise UserError("rewards", value, "is not a list", "Write [{kind: model, path: …}]")
     return [config_parse.build(schema.RewardSource, v, f"rewards.{i}") for i, v in enumerate(value)]
+
+
+def _tools(value: Any) -> dict[str, dict[str, Any]]:
+    """Options of the other recipes, which check them themselves when they run."""
+    if not isinstance(value, Mapping):
+        raise UserError("tools", value, "is not a section", "Write recipe: {option: value}")
+    for name, options in value.items():
+        if name not in TOOLS:
+            raise config_parse.unknown(f"tools.{name}", options, list(TOOLS))
+        if not isinstance(options, Mapping):
+            raise UserError(f"tools.{name}", options, "is not a section", "Write {option: value}")
+    return {name: dict(options) for name, options in value.items()}
 
 
 def finish(config: Config) -> None:

@@ -1,0 +1,75 @@
+"""What the launcher said: ranks asked for, and the environment of a single process.
+
+No torch here: these answers are needed before a process group exists.
+"""
+
+from __future__ import annotations
+
+import os
+
+from align.config_errors import NO_VALUE, UserError
+
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "TORCH_NCCL_", "OMPI_", "PMI_", "MV2_")
+_LAUNCHER_NAMES = {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "ROLE_RANK",
+    "ROLE_NAME", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "FSDP_VERSION", "CCL_WORKER_COUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
+}  # fmt: skip
+# accelerate_cpu2.yaml sets this for processes that the launcher starts.
+_KEEP = ("ACCELERATE_USE_CPU",)
+
+
+def asked_world() -> int:
+    """Return the number of processes that the launcher announced."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def rank() -> int:
+    """Return this process' rank among all."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def local_rank() -> int:
+    """Return this process' rank on its machine."""
+    return int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def under_deepspeed() -> bool:
+    """Return whether `accelerate launch` set up DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def refuse_lost_ranks() -> None:
+    """Raise UserError if several processes were asked for and the launcher started one.
+
+    `accelerate launch --cpu --num_processes 2` and `distributed_type: MULTI_CPU` do that and exit
+    0. They leave one trace: an address to meet at, but no world size.
+    """
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    sized = any(n in os.environ for n in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+    if by_accelerate and "MASTER_ADDR" in os.environ and not sized:
+        raise UserError(
+            "accelerate launch", NO_VALUE,
+            "was asked for several processes and started one (its --cpu and MULTI_CPU modes do)",
+            "Use --config_file ds_configs/accelerate_cpu2.yaml, or --multi_gpu --num_processes 2 "
+            "--num_machines 1 with ACCELERATE_USE_CPU=true",
+        )  # fmt: skip
+
+
+def check_world(actual: int) -> None:
+    """Raise RuntimeError unless the trainer's world (`args.world_size`) is the one asked for."""
+    if actual != asked_world():
+        raise RuntimeError(
+            f"{asked_world()} processes were launched but the trainer sees {actual}: every rank "
+            "would train alone and overwrite the others. Check the accelerate config."
+        )
+
+
+def single_process_env() -> dict[str, str]:
+    """Return this environment without what makes a child join the launcher's process group."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEEP
+        or not (name in _LAUNCHER_NAMES or name.startswith(_LAUNCHER_PREFIXES))
+    }

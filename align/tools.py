@@ -1,0 +1,103 @@
+"""The recipes that train nothing: their own options, or the `tools` section of a config file.
+
+    recipes/export_model.py --model runs/sft/final --output exported
+    recipes/export_model.py --config my.yaml [--output elsewhere]
+
+`tools.export_model: {model: …, output: …}` in the file stands for `--model … --output …`; what is
+on the command line comes after it and wins. Without any argument the demo's file is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from align.config import DEFAULT_FILE, load_config
+from align.config_errors import UserError
+from align.run import guarded
+
+# tool: module with main(argv) -> int
+MAINS = {
+    "clean_corpus": "align.data.clean",
+    "import_annotations": "reward_models.import_annotations",
+    "evaluate_policy": "align.evaluation.evaluate_policy",
+    "compare_runs": "align.evaluation.compare",
+    "export_model": "align.export",
+}
+# These have a --dry_run of their own, which shows more than the command.
+_OWN_DRY_RUN = ("import_annotations",)
+
+
+def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run a tool; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(name, words))
+
+
+def _run(name: str, words: list[str]) -> int:
+    words, flags = _take(words, ("--print_config", "--dry_run"))
+    file, words = _take_value(words, "--config")
+    asks_help = "-h" in words or "--help" in words
+    options: dict[str, Any] = {}
+    if file or (not words and not asks_help):
+        config = load_config(name, ["--config", file or str(DEFAULT_FILE)])
+        options = config.tools.get(name, {})
+        if not options and not words:
+            raise UserError(
+                f"tools.{name}", None, "is not in the config, and there are no options",
+                f"See recipes/{name}.py --help",
+            )  # fmt: skip
+    command = [*to_words(options), *words]
+    if "--print_config" in flags:
+        print(yaml.safe_dump({"tools": {name: options}}, allow_unicode=True, sort_keys=False))
+        return 0
+    if "--dry_run" in flags and name not in _OWN_DRY_RUN:
+        print(f"recipes/{name}.py {shlex.join(command)}")
+        return 0
+    command += ["--dry_run"] if "--dry_run" in flags else []
+    main = importlib.import_module(MAINS[name]).main
+    try:
+        return main(command) or 0
+    except SystemExit as stop:  # argparse: --help, or an option that it does not know
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+
+
+def to_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options as a command line: true is a bare flag, a list repeats the values."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, list):
+            words += [str(item) for item in value]
+        elif value is not True:
+            words.append(str(value))
+    return words
+
+
+def _take(words: list[str], flags: tuple[str, ...]) -> tuple[list[str], set[str]]:
+    return [w for w in words if w not in flags], {w for w in words if w in flags}
+
+
+def _take_value(words: list[str], name: str) -> tuple[str | None, list[str]]:
+    value, rest = None, []
+    given = iter(words)
+    for word in given:
+        if word == name:
+            value = next(given, None)
+            if value is None or value.startswith("--"):
+                raise UserError(name, value, "needs a value", f"Write {name} FILE")
+        elif word.startswith(f"{name}="):
+            value = word[len(name) + 1 :]
+        else:
+            rest.append(word)
+    if value is not None and not Path(value).exists():
+        raise UserError(name, value, "does not exist", "Check the path")
+    return value, rest

@@ -1,0 +1,20 @@
+"""The whole pipeline on embedded data: `python recipes/demo.py --config FILE` (see --help)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an install too
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with a command line; return the exit code."""
+    from align.demo_pipeline import run_demo
+
+    return run_demo(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

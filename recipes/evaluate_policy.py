@@ -1,0 +1,20 @@
+"""Measure a policy on held-out data: `python recipes/evaluate_policy.py --config FILE` (see --help)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an install too
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with a command line; return the exit code."""
+    from align.tools import run_tool
+
+    return run_tool("evaluate_policy", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

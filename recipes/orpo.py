@@ -1,0 +1,20 @@
+"""Odds-ratio preference optimisation on preferences: `accelerate launch recipes/orpo.py --config FILE` (see --help)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an install too
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with a command line; return the exit code."""
+    from align.run import run
+
+    return run("orpo", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
