@@ -1,0 +1,1 @@
+"""Readers, cleaning, splitting and fitting of training data."""
