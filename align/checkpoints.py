@@ -48,12 +48,16 @@ def load_causal_lm(
     device: Any = None,
     dtype: Any = "float32",
     merge: bool = True,
+    chat_template: str | None = None,
+    need_template: bool = True,
     field: str = "model",
 ) -> tuple[Any, Any]:
     """Model in eval mode without gradients, and its tokenizer with a pad token.
 
     path: as in `find_model`. An adapter is loaded on its base and, with merge, merged into it.
-    dtype: a torch dtype or its name; "auto" keeps what is stored. UserError if it cannot be loaded.
+    dtype: a torch dtype or its name; "auto" keeps what is stored. chat_template: as in
+    `align.chat.prepare_tokenizer`; need_template False accepts a tokenizer that has none.
+    UserError if it cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -75,7 +79,11 @@ def load_causal_lm(
         reason = f"cannot be loaded as a causal language model ({str(e).splitlines()[0]})"
         raise UserError(field, str(folder), reason, "check that the folder is complete") from e
     model.to(device or default_device()).eval().requires_grad_(False)
-    return model, prepare_tokenizer(tokenizer)
+    if chat_template or tokenizer.chat_template or need_template:
+        return model, prepare_tokenizer(tokenizer, chat_template)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
 
 
 def default_device() -> Any:

@@ -27,6 +27,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     decoding: Decoding | None = None,
     output: str | Path | None = None,
+    chat_template: str | None = None,
     device: Any = None,
 ) -> dict[str, Any]:
     """Evaluate a policy and write evaluation.json, samples.jsonl and report.html.
@@ -40,7 +41,9 @@ def evaluate(
     from align.evaluation.perplexity import perplexity
 
     path = find_model(model_path)
-    model, tokenizer = load_causal_lm(path, device=device)
+    model, tokenizer = load_causal_lm(
+        path, device=device, chat_template=chat_template, need_template=bool(prompts)
+    )
     decoding = decoding or Decoding()
     result: dict[str, Any] = {"model": str(path), "seeds": list(seeds)}
     result["decoding"] = decoding.to_json()
@@ -109,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reward", help="reward checkpoint, module:function or file.py:function")
     p.add_argument("--judge", help="second judge: naive Bayes JSON or a reward-model folder")
     p.add_argument("--output", help="folder to write (default: eval/ in the run directory)")
+    p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
     add_decoding(p)
     return p
 
@@ -129,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds=args.seeds,
         decoding=decoding_of(args),
         output=args.output,
+        chat_template=args.chat_template,
     )
     print(json.dumps(result, ensure_ascii=False, indent=1))
     folder = Path(args.output) if args.output else run_dir_of(find_model(args.model)) / "eval"
