@@ -17,9 +17,9 @@ from align.data.rows import (
 )
 from align.records import Counts, Message, Prompt, RecordError, parse_messages, short
 
-_COLUMNS = ("id", "group_id", "prompt", "prompt_id", "chosen", "rejected", "candidates", "judgements",
-            "messages", "conversations", "instruction", "input", "output", "completion", "history",
-            "system", "margin")  # fmt: skip
+_COLUMNS = ("id", "group_id", "prompt", "prompt_id", "chosen", "rejected", "candidates",
+            "judgements", "messages", "conversations", "instruction", "input", "output",
+            "completion", "history", "system", "margin")  # fmt: skip
 WANTED = '{"prompt"}, {"messages"}, {"conversations"} or {"instruction", "input"}'
 
 

@@ -24,9 +24,9 @@ WANTED = '{"messages"}, {"conversations"}, {"instruction", "input", "output"} or
 def load_sft(path: str | os.PathLike[str], field: str = "data.sft") -> tuple[list[Example], Counts]:
     """Reads SFT rows from JSONL or a JSON array.
 
-    A row is ``{"messages"}``, ShareGPT's ``{"conversations"}``, Alpaca's ``{"instruction", "input"?,
-    "output"}`` or ``{"prompt", "completion"}``. Rows without an answer are dropped and counted
-    (no_assistant, empty_completion, empty_prompt, unknown_format, …).
+    A row is ``{"messages"}``, ShareGPT's ``{"conversations"}``, Alpaca's ``{"instruction",
+    "input"?, "output"}`` or ``{"prompt", "completion"}``. Rows without an answer are dropped and
+    counted (no_assistant, empty_completion, empty_prompt, unknown_format, …).
     Raises UserError (about ``field``) for an unreadable file or one without a usable row.
     """
     examples: list[Example] = []
