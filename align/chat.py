@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.chat_turns import encode, render_text, turn_of
+from align.chat_turns import Turn, encode, render_text, turn_of
 from align.config import UserError
 from align.records import Message, RecordError, messages_json, short
 
@@ -190,6 +190,14 @@ def _find(full: str, start: int, content: str, after: str = "") -> tuple[int, in
     raise RecordError(reason, code="template_changes_text")
 
 
+def _walk(full: str, cursor: int, turns: list[dict[str, str]], turn: Turn) -> int:
+    """Where the last of the turns begins, going from text to text; system texts may be anywhere."""
+    for message in turns[:-1]:
+        if message["role"] != "system":
+            cursor = _find(full, cursor, message["content"], turn.tail)[1]
+    return _find(full, cursor, turns[-1]["content"], turn.end)[0]
+
+
 def _spans(
     tokenizer: Any, turns: list[dict[str, str]], full: str, *, first: int, start: int
 ) -> list[tuple[int, int]]:
@@ -205,9 +213,7 @@ def _spans(
             if full.startswith(opened):
                 cursor = len(opened)
             else:  # The template shows history otherwise: walk from text to text.
-                for between in turns[previous + 1 : i]:
-                    cursor = _find(full, cursor, between["content"], turn.tail)[1]
-                cursor = _find(full, cursor, message["content"], turn.end)[0]
+                cursor = _walk(full, cursor, turns[previous + 1 : i + 1], turn)
         end = _find(full, cursor, message["content"], turn.end)[1]
         close = full.find(turn.end, end) if turn.end else -1
         spans.append((cursor, close + len(turn.end) if close >= 0 else end))
@@ -223,9 +229,10 @@ def _all_turns(tokenizer: Any, turns: list[dict[str, str]]) -> tuple[list[int], 
         opened = _prompt_text(tokenizer, turns[:first])
     except RecordError:  # a conversation may begin with the assistant
         opened = ""
-    if not full.startswith(opened):
-        opened = full[: _find(full, 0, turns[first]["content"])[0]]
-    spans = _spans(tokenizer, turns, full, first=first, start=len(opened))
+    start = len(opened)
+    if not opened or not full.startswith(opened):
+        start = _walk(full, 0, turns[: first + 1], turn_of(tokenizer))
+    spans = _spans(tokenizer, turns, full, first=first, start=start)
     return _tokenise(tokenizer, full[: spans[-1][1]], spans)
 
 

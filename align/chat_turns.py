@@ -6,6 +6,7 @@ the text around the answer tells where a completion starts, what ends it and whi
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,8 +23,9 @@ class Turn:
     header: text to append after the rendered prompt when the template has no generation prompt.
     lead: white space between prompt and answer that belongs to the completion (Mistral's space).
     end: text that closes the turn, up to its special token; empty when there is none.
-    stop_id: id of that token, or None. tail: text from the end of the question to the generated
-    answer, tail_len tokens long.
+    stop_id: id of that token, or None.
+    tail: text between question and answer that a fresh prompt and history have in common.
+    tail_len: tokens of a fresh prompt after the question.
     """
 
     header: str
@@ -38,6 +40,8 @@ def render_text(tokenizer: Any, turns: list[dict[str, str]], header: bool = Fals
     """The rendered text; a system message that the template refuses joins the first user turn."""
     from jinja2 import TemplateError
 
+    if not turns:
+        raise RecordError("no messages", code="empty_prompt")
     try:
         return _apply(tokenizer, turns, header)
     except TemplateError as error:
@@ -89,7 +93,15 @@ def _measure(tokenizer: Any, template: str, eos: str, vocab: int) -> Turn:
     lead = between[len(header) :]
     end, stop = _end_of_turn(tokenizer, full[at + len(_ANSWER) :])
     tail = opened[opened.rindex(_QUESTION) + len(_QUESTION) :] + header
-    return Turn(header, "" if lead.strip() else lead, end, stop, tail, _tail_len(tokenizer, tail))
+    history = full[full.rindex(_QUESTION) + len(_QUESTION) : at]
+    return Turn(
+        header,
+        "" if lead.strip() else lead,
+        end,
+        stop,
+        os.path.commonprefix([tail, history]),  # noqa: RUF071 - texts, not paths
+        _tail_len(tokenizer, tail),
+    )
 
 
 def _end_of_turn(tokenizer: Any, tail: str) -> tuple[str, int | None]:

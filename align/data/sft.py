@@ -18,7 +18,10 @@ from align.records import Counts, Example, Message, RecordError, parse_messages,
 
 _COLUMNS = ("messages", "conversations", "instruction", "input", "output", "prompt", "completion",
             "history", "system")  # fmt: skip
-WANTED = '{"messages"}, {"conversations"}, {"instruction", "input", "output"} or {"prompt", "completion"}'
+WANTED = (
+    '{"messages"}, {"conversations"}, {"instruction", "input", "output"} '
+    'or {"prompt", "completion"}'
+)
 
 
 def load_sft(path: str | os.PathLike[str], field: str = "data.sft") -> tuple[list[Example], Counts]:
