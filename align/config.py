@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from align import config_checks, config_parse
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
+from align.config_yaml import assign, parse_value, read_yaml
 
 __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "parse_argv"]
 
@@ -58,12 +58,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts that, as YAML, load to this same configuration.
 
-        The method's own overlay is already in the sections, so only those of other methods stay.
+        The method's own overlay is already in the sections; `per_method` holds the others.
         """
         out = dataclasses.asdict(self)
         del out["method"], out["arguments"]
         out["train"].update(out["train"].pop("args"))
-        out["per_method"].pop(self.method, None)
         return out
 
     def to_yaml(self) -> str:
@@ -143,7 +142,7 @@ def load_config(method: str, argv: list[str]) -> Config:
         if not key.startswith("per_method."):
             assign(merged, key.split("."), parse_value(key, text), key)
     config = build(method, merged)
-    config.per_method = overlays
+    config.per_method = {name: o for name, o in overlays.items() if name != method}
     config.arguments = arguments
     given = merged.get("policy") or {}
     if method in ("tokenizer", "pretrain") and "path" not in given:
@@ -231,90 +230,6 @@ def _holds(overlay: Any, dotted: str) -> bool:
     return True
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: 1e-6 is a number, `no` is text; a key written twice is an error."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rx) for tag, rx in resolvers if tag.rsplit(":", 1)[-1] not in ("bool", "float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
-    list("-+.0123456789"),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        name = loader.construct_object(key_node)
-        if name in seen:
-            raise yaml.MarkedYAMLError(problem=f"key {name!r} is written twice",
-                                       problem_mark=key_node.start_mark)  # fmt: skip
-        seen.add(name)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file."""
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        config_checks._file("--config", str(path))
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("--config", str(path), f"cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError("--config", str(path), f"is not valid YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError("--config", str(path), "holds no sections", "Write section: {key: value}")
-    return loaded
-
-
-def parse_value(key: str, text: str) -> Any:
-    """Return the value that `text` would be in the YAML file."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        reason = "is not valid YAML"
-        raise UserError(f"--{key}", text, reason, "Quote it for the shell") from error
-
-
-def assign(tree: dict[str, Any], parts: list[str], value: Any, dotted: str) -> None:
-    """Set one dotted key; whole numbers index lists; missing sections are created."""
-    node: Any = tree
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                where = ".".join(parts[:i])
-                raise UserError(
-                    f"--{dotted}", value, f"does not name one of the {len(node)} items of {where}"
-                )
-            slot: Any = int(part)
-        elif isinstance(node, dict):
-            slot = part
-            if not last and node.get(part) is None:
-                node[part] = {}
-        else:
-            where = ".".join(parts[:i])
-            raise UserError(f"--{dotted}", value, f"cannot be set: {where} is not a section")
-        if last:
-            node[slot] = value
-        else:
-            node = node[slot]
-
-
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `over` on top, section by section; lists are replaced."""
     out = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
@@ -338,7 +253,7 @@ def resolve_paths(raw: dict[str, Any], folder: Path) -> None:
                 file, colon, function = value.partition(".py:")
                 file += ".py" if colon else ""
                 if (folder / file).exists():
-                    node[name] = str(folder / file) + (f":{function}" if colon else "")
+                    node[name] = os.path.normpath(folder / file) + (f":{function}" if colon else "")
 
 
 def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -351,6 +266,10 @@ def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]
     }
     nodes = [(layer.get(section), keys) for section, keys in names.items()]
     rewards = layer.get("rewards")
+    tools = layer.get("tools")
+    for options in tools.values() if isinstance(tools, dict) else ():
+        # Outputs are made relative to where the user is, so only what exists is looked up.
+        nodes.append((options, tuple(options) if isinstance(options, dict) else ()))
     nodes += [(reward, ("path",)) for reward in (rewards if isinstance(rewards, list) else [])]
     for node, keys in nodes:
         if isinstance(node, dict):

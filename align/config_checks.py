@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.config_errors import NO_VALUE, UserError, nearest
+from align.config_errors import NO_VALUE, UserError, missing_file, nearest
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -215,12 +215,7 @@ def check_files(config: Config) -> None:
 def _file(field: str, path: str | None) -> None:
     if path is None or path == "auto" or Path(path).exists():
         return
-    folder = Path(path).parent
-    fix = f"The folder {folder} does not exist either"
-    if folder.is_dir():
-        close = nearest(Path(path).name, [entry.name for entry in folder.iterdir()])
-        fix = f"Did you mean '{folder / close}'?" if close else "Check the path"
-    raise UserError(field, path, "does not exist", fix)
+    raise missing_file(field, path)
 
 
 def _template(template: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -55,3 +56,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to `name`, or None if none is close."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def missing_file(field: str, path: str) -> UserError:
+    """Return the error for a file that is not there, with the nearest name that is."""
+    folder = Path(path).parent
+    fix = f"The folder {folder} does not exist either"
+    if folder.is_dir():
+        close = nearest(Path(path).name, [entry.name for entry in folder.iterdir()])
+        fix = f"Did you mean '{folder / close}'?" if close else "Check the path"
+    return UserError(field, path, "does not exist", fix)

@@ -45,7 +45,7 @@ class Lora:
     """Low-rank adapters; `null` trains all weights."""
 
     r: int = key(16, "rank", ge=1)
-    alpha: float = key(32, "scale; the update is multiplied by alpha / r", gt=0)
+    alpha: float = key(32.0, "scale; the update is multiplied by alpha / r", gt=0)
     dropout: float = key(0.0, "dropout on the adapter's input", ge=0, lt=1)
     target_modules: str | list[str] = key("all-linear", "module names, or all-linear")
     path: str | None = key(None, "an existing adapter to continue from")
@@ -160,7 +160,7 @@ class Ppo:
 
     kl_coef: float = key(0.05, "weight of the per-token KL to the reference", ge=0)
     kl_target: float | None = key(None, "KL per sequence (a sum) an adaptive kl_coef aims at", gt=0)
-    kl_horizon: float = key(10000, "samples over which kl_coef adapts", gt=0)
+    kl_horizon: float = key(10000.0, "samples over which kl_coef adapts", gt=0)
     kl_estimator: Literal["k1", "k2", "k3"] = key("k1", "estimator used in the reward")
     gamma: float = key(1.0, "discount", ge=0, le=1)
     lam: float = key(0.95, "GAE lambda", ge=0, le=1)

@@ -70,6 +70,5 @@ def single_process_env() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name in _KEEP
-        or not (name in _LAUNCHER_NAMES or name.startswith(_LAUNCHER_PREFIXES))
+        if name in _KEEP or not (name in _LAUNCHER_NAMES or name.startswith(_LAUNCHER_PREFIXES))
     }

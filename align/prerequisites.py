@@ -103,7 +103,7 @@ def demo_data(config: Config) -> None:
     """Write the demo's data files unless they are all there."""
     paths = [Path(path) for path in demo_files(config).values()]
     if all(path.exists() for path in paths):
-        return
+        return None
     if not config.demo.build:
         missing = next(path for path in paths if not path.exists())
         raise UserError("demo.build", False, f"but {missing} is missing", "Use true")
@@ -134,22 +134,19 @@ def _import_annotations(export: Path, preferences: Path) -> None:
 def ensure(stage: str, config: Config) -> None:
     """Return when `stage` is finished; build it first where this rank is the one to do so."""
     run_dir = Path(config.demo.root) / stage
-    argv = stage_argv(stage, config)
-    if is_ready(stage, argv):
-        say(f"reusing {run_dir / 'final'}")
-        return
+    if is_finished(run_dir):
+        note = "" if is_ready(stage, stage_argv(stage, config)) else (
+            f" (made with other settings or inputs than the config's; remove {run_dir} to rebuild)"
+        )  # fmt: skip
+        say(f"using {run_dir / 'final'}{note}")
+        return None
     if not config.demo.build:
         reason = f"but stage '{stage}' ({run_dir}) is not finished"
         raise UserError("demo.build", False, reason, f"Use true, or run recipes/{stage}.py")
     if launch_env.local_rank() != 0:
-        _wait(lambda: is_ready(stage, argv))
-        return
-    found = read_manifest(run_dir)
-    if found.get("finished"):
-        say(f"{run_dir} was made with other settings or inputs: building it again")
-        argv = [*argv, "--train.resume", "never"]
+        return _wait(lambda: is_finished(run_dir))
     say(f"building {run_dir}, which {config.method} needs")
-    build(stage, argv)
+    return build(stage, stage_argv(stage, config))
 
 
 def build(stage: str, argv: list[str]) -> None:
@@ -189,18 +186,23 @@ def _words(overrides: list[tuple[str, str]]) -> list[str]:
     return [word for name, value in overrides for word in (f"--{name}={value}",)]
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Return whether a stage ran to its end and left a model or tokenizer."""
+    return bool(read_manifest(run_dir).get("finished")) and (run_dir / "final").is_dir()
+
+
 def is_ready(stage: str, argv: list[str]) -> bool:
-    """Return whether a stage finished, from the settings and inputs that `argv` gives now."""
+    """Return whether a stage finished from the settings and inputs that `argv` gives now."""
     config = load_config(stage, argv)
     if uses_demo_data(config) and not all(Path(p).exists() for p in demo_files(config).values()):
         return False
-    for previous in fill(config):
-        if not is_ready(previous, stage_argv(previous, config)):
-            return False
+    # The earlier stages' outputs are among the inputs that are hashed.
+    if not all(is_finished(Path(config.demo.root) / previous) for previous in fill(config)):
+        return False
     run_dir = Path(config.train.output_dir)
-    found = read_manifest(run_dir)
-    done = bool(found.get("finished")) and (run_dir / "final").is_dir()
-    return done and found.get("recipe_hash") == recipe_hash(config)
+    return is_finished(run_dir) and (
+        read_manifest(run_dir).get("recipe_hash") == recipe_hash(config)
+    )
 
 
 def _wait(ready: Any) -> None:

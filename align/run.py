@@ -20,7 +20,12 @@ from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import StopRequested, UserError
 from align.run_manifest import (
-    begin, now, read_manifest, refuse_other_run, write_atomic, write_manifest,
+    begin,
+    now,
+    read_manifest,
+    refuse_other_run,
+    write_atomic,
+    write_manifest,
 )  # fmt: skip
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75

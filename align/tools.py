@@ -69,10 +69,10 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def to_words(options: Mapping[str, Any]) -> list[str]:
-    """Return options as a command line: true is a bare flag, a list repeats the values."""
-    words: list[str] = []
+    """Return options as a command line: true is a bare flag; `runs` has no option name."""
+    words: list[str] = [str(run) for run in options.get("runs") or []]
     for name, value in options.items():
-        if value is None or value is False:
+        if value is None or value is False or name == "runs":
             continue
         words.append(f"--{name}")
         if isinstance(value, list):

@@ -1,4 +1,7 @@
-"""Clean and de-duplicate raw text: `python recipes/clean_corpus.py --config FILE` (see --help)."""
+"""Clean and de-duplicate raw text.
+
+python recipes/clean_corpus.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

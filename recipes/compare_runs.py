@@ -1,4 +1,7 @@
-"""Compare runs on the same prompts, seeds and decoding: `python recipes/compare_runs.py --config FILE` (see --help)."""
+"""Compare runs on the same prompts, seeds and decoding.
+
+python recipes/compare_runs.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The whole pipeline on embedded data: `python recipes/demo.py --config FILE` (see --help)."""
+"""The whole pipeline on embedded data.
+
+python recipes/demo.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

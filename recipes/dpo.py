@@ -1,4 +1,7 @@
-"""Direct preference optimisation on preferences: `accelerate launch recipes/dpo.py --config FILE` (see --help)."""
+"""Direct preference optimisation on preferences.
+
+accelerate launch recipes/dpo.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

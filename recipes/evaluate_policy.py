@@ -1,4 +1,7 @@
-"""Measure a policy on held-out data: `python recipes/evaluate_policy.py --config FILE` (see --help)."""
+"""Measure a policy on held-out data.
+
+python recipes/evaluate_policy.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Write a merged model that servers read: `python recipes/export_model.py --config FILE` (see --help)."""
+"""Write a merged model that servers read.
+
+python recipes/export_model.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Turn annotation exports into preference groups: `python recipes/import_annotations.py --config FILE` (see --help)."""
+"""Turn annotation exports into preference groups.
+
+python recipes/import_annotations.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Odds-ratio preference optimisation on preferences: `accelerate launch recipes/orpo.py --config FILE` (see --help)."""
+"""Odds-ratio preference optimisation on preferences.
+
+accelerate launch recipes/orpo.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

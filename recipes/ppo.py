@@ -1,4 +1,7 @@
-"""Raise a reward with proximal policy optimisation: `accelerate launch recipes/ppo.py --config FILE` (see --help)."""
+"""Raise a reward with proximal policy optimisation.
+
+accelerate launch recipes/ppo.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pre-train a language model on raw text: `accelerate launch recipes/pretrain.py --config FILE` (see --help)."""
+"""Pre-train a language model on raw text.
+
+accelerate launch recipes/pretrain.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

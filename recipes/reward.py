@@ -1,4 +1,7 @@
-"""Train a reward model on preferences: `accelerate launch recipes/reward.py --config FILE` (see --help)."""
+"""Train a reward model on preferences.
+
+accelerate launch recipes/reward.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

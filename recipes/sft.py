@@ -1,4 +1,7 @@
-"""Fine-tune on instructions or conversations: `accelerate launch recipes/sft.py --config FILE` (see --help)."""
+"""Fine-tune on instructions or conversations.
+
+accelerate launch recipes/sft.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Train a tokenizer on raw text: `python recipes/train_tokenizer.py --config FILE` (see --help)."""
+"""Train a tokenizer on raw text.
+
+python recipes/train_tokenizer.py --config FILE      (--help lists the options)
+"""
 
 from __future__ import annotations
 
