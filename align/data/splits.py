@@ -23,7 +23,7 @@ def assign(key: str, fractions: Mapping[str, float], seed: int = 0) -> str:
         if point < end:
             return name
     # The sum of the fractions may fall short of 1 by rounding.
-    return next(name for name, fraction in reversed(fractions.items()) if fraction > 0)
+    return next(name for name, fraction in reversed(list(fractions.items())) if fraction > 0)
 
 
 def split_by_key(
