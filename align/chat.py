@@ -128,9 +128,10 @@ def completion_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """
     stops = set(stop_ids(tokenizer))
     end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    text = tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
-    turn = turn_of(tokenizer)
-    return text.removeprefix(turn.lead)
+    text = tokenizer.decode(
+        list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text.removeprefix(turn_of(tokenizer).lead)
 
 
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:
