@@ -259,7 +259,7 @@ def sample_rows(m: Measured) -> list[dict[str, Any]]:
 def table(summary: dict[str, Any]) -> str:
     """The short table that the recipe prints."""
     head = ("run", "reward", "gain/std", "win", "KL", "NLL", "judge", "length", "dist-2", "EOS")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for r in summary["runs"]:
         std, kl, judge = r["gain"]["in_baseline_std"], r["kl"], r["judge"]
         rows.append((

@@ -15,7 +15,7 @@ REWARD_KEYS = ("eval_score/mean", "eval_reward", "score/mean")
 KL_KEYS = ("eval_kl/sum", "eval_kl", "kl/sum")
 # The parts of a PPO update: their sum is the run's time if it records no other.
 TIME_PARTS = ("time/rollout", "time/score", "time/optimise")
-TIME_KEYS = ("time_s", "runtime", "train_runtime", "wall_s")
+TIME_KEYS = ("duration_s", "time_s", "runtime", "train_runtime", "wall_s")
 TOKEN_KEYS = ("tokens", "tokens_seen", "num_input_tokens_seen")
 
 

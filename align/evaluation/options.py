@@ -14,7 +14,7 @@ from align.evaluation.sampling import Decoding
 def add_decoding(p: argparse.ArgumentParser) -> None:
     """Add the options of sampling."""
     p.add_argument("--num_prompts", type=_at_least_one, default=64, help="use the first N prompts")
-    p.add_argument("--seeds", type=seeds, default=[0], help="comma-separated sampling seeds")
+    p.add_argument("--seeds", type=seeds, default=[0], help="comma-separated, e.g. 0,1,2")
     p.add_argument("--max_new_tokens", type=_at_least_one, default=64)
     p.add_argument("--min_new_tokens", type=int, default=0)
     p.add_argument("--temperature", type=_not_negative, default=1.0, help="0: greedy")
@@ -32,9 +32,9 @@ def decoding_of(args: argparse.Namespace) -> Decoding:
 
 
 def seeds(text: str) -> list[int]:
-    """`0,1,2` as distinct integers."""
+    """`0,1,2` or `[0, 1, 2]` as distinct integers."""
     try:
-        values = [int(part) for part in text.split(",")]
+        values = [int(part) for part in text.strip("[] ").split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list like 0,1,2") from None
     if len(set(values)) < len(values):

@@ -221,7 +221,7 @@ def lines(series: Sequence[Series], *, label: str, x_label: str = "step") -> Mar
         if s.style != "points":
             body.append(_path(frame, points, "line faint" if noisy else "line", s.colour))
         if noisy:
-            body.append(_path(frame, thin(smooth(s.points, 0.9)), "line", s.colour))
+            body.append(_path(frame, thin(smooth(s.points, 0.8)), "line", s.colour))
         if s.style != "line" or len(points) == 1:
             body.extend(
                 _circle(frame.x(x), frame.y(y), 2.6, s.colour) for x, y in _finite(points)
@@ -262,11 +262,11 @@ def bars(items: Sequence[Bar], *, label: str, reference: float | None = None) ->
         x = frame.x(t)
         body.append(f'<line class="rule" x1="{x}" x2="{x}" y1="4" y2="{height - 22}"/>')
         body.append(_text(x, height - 8, number(t), "middle"))
-    zero = frame.x(base)
+    zero, names = frame.x(base), []
     for i, b in enumerate(items):
         y = 16 + i * row
         x = frame.x(b.value)
-        body.append(_text(10, y, f"{b.name}  {number(b.value)}", "start", "name"))
+        names.append(_text(10, y, f"{b.name}  {number(b.value)}", "start", "name"))
         body.append(
             f'<rect style="fill:var(--c{b.colour % COLOURS})" x="{min(zero, x)}" y="{y + 4}" '
             f'width="{max(1.0, round(abs(x - zero), 1))}" height="10" rx="2"/>'
@@ -274,7 +274,7 @@ def bars(items: Sequence[Bar], *, label: str, reference: float | None = None) ->
         if b.low is not None and b.high is not None:
             body.append(_whisker(frame.x(b.low), y + 9, frame.x(b.high), y + 9))
     body.append(f'<line class="base" x1="{zero}" x2="{zero}" y1="4" y2="{height - 22}"/>')
-    return _svg(width, height, body, label)
+    return _svg(width, height, body + names, label)
 
 
 def _whisker(x1: float, y1: float, x2: float, y2: float) -> str:

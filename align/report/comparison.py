@@ -50,7 +50,7 @@ def _verdict(summary: dict) -> Verdict:
     std = best["gain"]["in_baseline_std"]
     verdict = Verdict(
         f"{best['name']} scores highest: {number(best['reward']['mean'])} mean reward, "
-        f"{_signed(std)} standard deviations from {summary['baseline']}{kl}, "
+        f"{_std(std)} standard deviations from {summary['baseline']}{kl}, "
         f"win rate {best['win_rate']['value']:.0%}."
     )
     for r in others:
@@ -76,7 +76,7 @@ def _finding(run: dict, baseline: str) -> tuple[str, str]:
 
 def _table(summary: dict) -> dict:
     head = ["run", "reward", "gain in SFT std", "win rate", "KL to SFT", "NLL under SFT", "judge",
-            "equal-length gain", "length", "distinct-2", "repetition", "EOS rate", "time",
+            "equal-length gain", "length", "distinct‑2", "repetition", "EOS rate", "time",
             "tokens"]  # fmt: skip
     return {
         "title": "Results",
@@ -97,7 +97,7 @@ def _row(r: dict, baseline: str) -> list[tuple[str, str]]:
     return [
         (r["name"], "baseline" if base else ""),
         (number(r["reward"]["mean"]), f"± {number(r['reward']['std'])}"),
-        dash if base or gain["in_baseline_std"] is None else (_signed(gain["in_baseline_std"]), ""),
+        dash if base or gain["in_baseline_std"] is None else (_std(gain["in_baseline_std"]), ""),
         dash if base else (f"{win['value']:.1%}", f"{win['low']:.1%} to {win['high']:.1%}"),
         dash if base or not kl else (number(kl["value"]), _interval(kl)),
         (number(r["nll_baseline"]["per_token"]), "") if r.get("nll_baseline") else dash,
@@ -204,6 +204,10 @@ def _signed(value: float | None) -> str:
     if value is None:
         return "–"
     return ("+" if value > 0 else "") + number(value)
+
+
+def _std(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
 
 
 def _interval(e: dict) -> str:

@@ -66,7 +66,7 @@ def curves_of(rows: Iterable[dict[str, Any]]) -> dict[str, Curve]:
     values: dict[str, dict[float, float]] = {}
     for row in rows:
         step = row.get("step")
-        if not _is_number(step):
+        if step is None or not _is_number(step):
             continue
         for key, value in row.items():
             if key not in glossary.NOT_CURVES and _is_number(value):
@@ -147,7 +147,7 @@ def sample_browser(rows: list[dict]) -> dict | None:
         shaped.append({
             "prompt": prompt_text(row.get("prompt", "")),
             "group": f"step {row['step']}" if "step" in row else "",
-            "value": float(score) if _is_number(score) else 0.0,
+            "value": float(score) if isinstance(score, (int, float)) else 0.0,
             "answers": [{"name": "completion", "text": text, "facts": facts}],
         })  # fmt: skip
     newest = shaped[-1]["group"] if shaped else ""

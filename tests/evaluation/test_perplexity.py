@@ -75,7 +75,7 @@ def test_windows_score_each_token_once_and_fit(length, window, data):
 
 
 def test_logps_equal_the_models_own_one_row_at_a_time():
-    model = tiny.gpt2(0)
+    model = tiny.gpt2(0).requires_grad_(False)
     prompts = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6]]
     completions = [[8, 0], [10, 11, 12, 13, 0], [7]]
     batched = px.completion_logps(model, prompts, completions)
