@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import launch_env
-from align.config_checks import USES_REFERENCE
+from align.config_checks import NEEDED, USES_REFERENCE
 from align.prerequisites import fill
 
 if TYPE_CHECKING:
@@ -112,16 +112,17 @@ def example(config: Config, tokenizer: Any) -> str:
 
     if tokenizer is None:
         return "  (the tokenizer has yet to be built)"
-    method, data = config.method, config.data
+    method = config.method
+    path: Any = config.prompts_path if method == "ppo" else getattr(config.data, NEEDED[method])
     if method in ("tokenizer", "pretrain"):
         from align.data.corpus import iter_texts
 
-        ids = tokenizer(next(iter(iter_texts(data.text))), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(next(iter(iter_texts(path))), add_special_tokens=False)["input_ids"]
         return marked(tokenizer, ids, [1] * len(ids))
     if method == "sft":
         from align.data.sft import load_sft
 
-        examples, _ = load_sft(data.sft)
+        examples, _ = load_sft(path)
         return marked(
             tokenizer,
             *chat.render_conversation(tokenizer, examples[0].messages, config.sft.loss_on),
@@ -129,13 +130,12 @@ def example(config: Config, tokenizer: Any) -> str:
     if method == "ppo":
         from align.data.prompts import load_prompts
 
-        prompts: Any = load_prompts(config.prompts_path)
-        prompts = prompts[0] if isinstance(prompts, tuple) else prompts
+        prompts = load_prompts(path)
         ids = chat.render_prompt(tokenizer, prompts[0].messages)
         return marked(tokenizer, ids, [0] * len(ids)) + f"{OPEN}sampled completion{CLOSE}"
     from align.data.pairs import load_preferences
 
-    groups, _ = load_preferences(data.preferences)
+    groups, _ = load_preferences(path)
     lines = []
     for candidate in groups[0].candidates:
         prompt, answer, mask = chat.render_completion(
@@ -178,7 +178,7 @@ def size_lines(config: Config, vocabulary: int) -> list[str]:
     rewards = sum(r.kind == "model" for r in config.rewards) if config.method == "ppo" else 0
     base, states = total * weight * copies / _MIB, trained * 12 / _MIB
     return [
-        f"  {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained",
+        f"  {total:,} parameters, {trained:,} trained",
         f"  weights {base:.0f} MiB ({copies} × {weight:g} bytes), gradients and Adam {states:.0f} "
         "MiB (12 bytes a trained parameter); activations come on top"
         + (f"; {rewards} reward model(s) too" if rewards else ""),
