@@ -43,28 +43,26 @@ class PairwiseJudge(Protocol):
         ...
 
 
-def text_ngrams(text: str, low: int = 1, high: int = 3) -> Counter[str]:
-    """Character n-gram counts of a text, white space removed and letters lower-cased."""
+def text_ngrams(text: str, low: int = 1, high: int = 3) -> set[str]:
+    """Distinct character n-grams of a text, white space removed and letters lower-cased."""
     s = "".join(text.lower().split())
-    grams: Counter[str] = Counter()
-    for n in range(low, high + 1):
-        grams.update(s[i : i + n] for i in range(len(s) - n + 1))
-    return grams
+    return {s[i : i + n] for n in range(low, high + 1) for i in range(len(s) - n + 1)}
 
 
 @dataclass
 class NaiveBayesJudge:
-    """Multinomial naive Bayes over character 1–3-grams, calibrated on held-out text.
+    """Multinomial naive Bayes over the character 1–3-grams of a text, calibrated on held-out text.
 
     weights[g] = log P(g | positive) − log P(g | negative), both with add-`alpha` smoothing over the
-    kept n-grams (McCallum & Nigam 1998). The raw log-odds of a text are
+    kept n-grams (McCallum & Nigam 1998); an n-gram counts once a text (Wang & Manning 2012). Then
 
-        z = log P(positive)/P(negative) + Σ_g count(g) · weights[g]
+        z = (log P(positive)/P(negative) + Σ_g weights[g]) / √(number of n-grams of the text)
 
-    and P(positive) = σ(slope · z + offset): naive Bayes counts overlapping n-grams as independent
-    evidence and is far too sure, so Platt's two numbers are fitted on text it has not seen. A judge
-    of another kind than a neural reward model: it shares no weights, tokenizer or data with it.
-    N-grams it has never seen say nothing. It reads the completion alone, not the prompt.
+    and P(positive) = σ(slope · z + offset). Naive Bayes takes overlapping n-grams for independent
+    evidence and is too sure, the more so the longer the text: hence the root, and Platt's two
+    numbers, fitted on text it has not seen. A judge of another kind than a neural reward model: it
+    shares no weights and no tokenizer with it. N-grams it has never seen say nothing. It reads the
+    completion alone, not the prompt.
     """
 
     weights: dict[str, float]
@@ -84,8 +82,8 @@ class NaiveBayesJudge:
         *,
         held_out: float = 0.2,
         seed: int = 0,
-        alpha: float = 0.5,
-        min_count: int = 2,
+        alpha: float = 1.0,
+        min_count: int = 1,
         low: int = 1,
         high: int = 3,
     ) -> NaiveBayesJudge:
@@ -96,7 +94,7 @@ class NaiveBayesJudge:
         """
         train, calibration, test = _split_classes(positive, negative, held_out, seed)
         judge = cls._fit(train, alpha, min_count, low, high)
-        z = np.array([judge.log_odds(text) for text, _ in calibration])
+        z = np.array([judge.evidence(text) for text, _ in calibration])
         y = np.array([label for _, label in calibration], dtype=np.float64)
         judge.slope, judge.offset = platt(z, y)
         p = np.array([judge.probability(text) for text, _ in test])
@@ -128,14 +126,15 @@ class NaiveBayesJudge:
         }
         return cls(weights, math.log(texts[1] / texts[0]), low=low, high=high)
 
-    def log_odds(self, text: str) -> float:
-        """Uncalibrated log P(positive | text) − log P(negative | text), nats."""
+    def evidence(self, text: str) -> float:
+        """The z above: log-odds of the text over the root of how many n-grams it has."""
         grams = text_ngrams(text, self.low, self.high)
-        return self.prior + sum(c * self.weights.get(g, 0.0) for g, c in grams.items())
+        log_odds = self.prior + math.fsum(self.weights.get(g, 0.0) for g in grams)
+        return log_odds / math.sqrt(max(1, len(grams)))
 
     def probability(self, text: str) -> float:
         """Calibrated P(positive | text)."""
-        return _sigmoid(self.slope * self.log_odds(text) + self.offset)
+        return _sigmoid(self.slope * self.evidence(text) + self.offset)
 
     def score(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
