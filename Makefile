@@ -13,6 +13,9 @@ TORCH := torch==2.13.0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest
+# A base model of its own instead of the shipped one, in its own folder.
+FULL := --demo.root runs/demo-full --per_method.pretrain.policy.path null \
+  --per_method.pretrain.train.max_steps 20000
 SLOW := slow or distributed or parity or learning
 
 .DEFAULT_GOAL := help
@@ -43,7 +46,7 @@ demo: $(STAMP)  ## the whole pipeline on embedded data: runs/demo/report.html
 	$(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/demo.yaml
 
 demo-full: $(STAMP)  ## the same with the base model trained from nothing (hours)
-	$(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/demo.yaml --full
+	$(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/demo.yaml $(FULL)
 
 demo-short: $(STAMP)  ## every stage at smoke size in a temporary folder, checked to the end
 	root=$$(mktemp -d) && trap 'rm -rf "$$root"' EXIT && \
