@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from align.config import UserError
-from align.data.corpus import iter_texts
+from align.data.corpus import iter_texts, text_files, write_text
 from align.data.dedup import Deduplicator
 from align.jsonl import RecordError, short, write_jsonl
 
 # NFKC would turn these into ASCII or into several characters; Chinese text needs them as they are:
 # full-width punctuation, the ellipsis, circled and parenthesised numbers, list marks.
-KEEP_FROM_NFKC = (
-    "！＂＃％＆＇（）＊，－．／：；＜＝＞？＠［＼］＿｛｜｝～｡｢｣､…‥⋯　"
-    + "".join(map(chr, range(0x2460, 0x2500)))
+KEEP_FROM_NFKC = "！＂＃％＆＇（）＊，－．／：；＜＝＞？＠［＼］＿｛｜｝～｡｢｣､…‥⋯　" + "".join(
+    map(chr, range(0x2460, 0x2500))
 )
 # Zero-width space, word joiner, byte order mark, soft hyphen, bidirectional marks and overrides.
-INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+INVISIBLE = (
+    "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 _JOINERS = re.compile(r"[\u200c\u200d]")
 _SPACES = re.compile(r"[^\S\n]+")
@@ -143,8 +144,10 @@ def fix_mojibake(text: str, rules: Rules) -> str:
     try:
         import ftfy
     except ImportError as error:
-        raise UserError("fix_mojibake", True, "needs the package ftfy, which is not installed",
-                        "pip install 'align[data]', or pass --no-fix_mojibake.") from error  # fmt: skip
+        raise UserError(
+            "fix_mojibake", True, "needs the package ftfy, which is not installed",
+            "pip install 'align[data]', or pass --no-fix_mojibake",
+        ) from error  # fmt: skip
     # Quotes, width and control characters are other rules' business, or nobody's.
     return ftfy.fix_text(
         text, uncurl_quotes=False, fix_character_width=False, fix_latin_ligatures=False,
@@ -234,7 +237,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="clean_corpus", description="Clean pre-training text and say what every rule did."
     )
     parser.add_argument("--input", nargs="+", required=True, help=".txt, .jsonl or folders")
-    parser.add_argument("--output", required=True, help=".txt (a paragraph a line) or .jsonl")
+    parser.add_argument(
+        "--output", required=True, help="folder, or .txt (a paragraph a line) or .jsonl file"
+    )
     parser.add_argument("--report", help="JSON report; default: <output>.report.json")
     for name, default in asdict(Rules()).items():
         if isinstance(default, bool):
@@ -255,10 +260,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> Report:
     output = Path(args.output)
+    if not output.suffix or output.is_dir():
+        output = output / "corpus.txt"
     if output.suffix not in (".txt", ".jsonl"):
-        raise UserError("output", args.output, "the suffix says the format",
-                        "Use a name that ends in .txt or .jsonl.")  # fmt: skip
-    inputs = [Path(p).resolve() for p in args.input]
+        raise UserError("output", args.output, "has a suffix that says no known format",
+                        "Use a folder, or a name that ends in .txt or .jsonl.")  # fmt: skip
+    inputs = [file.resolve() for path in args.input for file in text_files(path)]
     if output.resolve() in inputs:
         raise UserError("output", args.output, "is also an input", "Write to another file.")
     rules = Rules(**{name: getattr(args, name) for name in asdict(Rules())})
@@ -272,5 +279,3 @@ def _run(args: argparse.Namespace) -> Report:
     body = {"rules": asdict(rules), **report.to_json()}
     write_text(path, json.dumps(body, ensure_ascii=False, indent=1) + "\n")
     return report
-
-

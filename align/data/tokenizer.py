@@ -27,9 +27,7 @@ FIXED = len(SPECIALS) + len(BYTES)
 
 # Merges never cross a boundary of these pieces: a run of Han, a word of another script with the
 # space before it, ONE digit, a run of punctuation, a run of white space.
-PIECES = (
-    r"\p{Han}+| ?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
-)
+PIECES = r"\p{Han}+| ?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 # At most this share of the vocabulary goes to single characters; the rest is left for merges.
 ALPHABET_SHARE = 0.75
 
@@ -80,9 +78,13 @@ def _learn(
 
     counts = Counter(char for text in texts for char in text)
     if not counts:
-        raise UserError("input", "the texts", "there is no text in them", "Give text to learn from.")
+        raise UserError(
+            "input", "the texts", "there is no text in them", "Give text to learn from."
+        )
     # Ties by code point, so that the same texts in another order give the same vocabulary.
-    ranked = sorted((c for c in counts if counts[c] >= min_frequency), key=lambda c: (-counts[c], c))
+    ranked = sorted(
+        (c for c in counts if counts[c] >= min_frequency), key=lambda c: (-counts[c], c)
+    )
     alphabet = ranked[: max(1, int(room * ALPHABET_SHARE))]
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = _pieces()
