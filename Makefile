@@ -13,9 +13,11 @@ TORCH := torch==2.13.0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest
-# A base model of its own instead of the shipped one, in its own folder.
+# A base of its own instead of the shipped one, in its own folder, with the settings that made that one.
+FULL_TRAIN := --per_method.pretrain.train
 FULL := --demo.root runs/demo-full --per_method.pretrain.policy.path null \
-  --per_method.pretrain.train.max_steps 20000
+  $(FULL_TRAIN).max_steps 3000 $(FULL_TRAIN).learning_rate 1.2e-3 $(FULL_TRAIN).warmup_steps 100 \
+  $(FULL_TRAIN).per_device_train_batch_size 24 $(FULL_TRAIN).weight_decay 0.1
 SLOW := slow or distributed or parity or learning
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the whole pipeline on embedded data: runs/demo/report.html
 	$(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/demo.yaml
 
-demo-full: $(STAMP)  ## the same with the base model trained from nothing (hours)
+demo-full: $(STAMP)  ## the same with the base model trained from nothing (over an hour more)
 	$(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/demo.yaml $(FULL)
 
 demo-short: $(STAMP)  ## every stage at smoke size in a temporary folder, checked to the end
