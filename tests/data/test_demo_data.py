@@ -149,6 +149,17 @@ class TestReal:
             assert all(text in corpus for text in set(outputs))
             assert all(10 <= len(text) <= 90 for text in outputs if "点评" not in text)
 
+    def test_no_excerpt_crosses_a_split(self, built):
+        texts = []
+        for suffix in ("", "_heldout"):
+            rows = {row["output"] for row in jsonl(built[f"sft{suffix}"])}
+            tasks = json.loads(built[f"annotations{suffix}"].read_text(encoding="utf-8"))
+            texts.append(rows | {t["data"][a] for t in tasks for a in ("answer1", "answer2")})
+        judge = {row["text"] for row in jsonl(built["judge"])}
+        assert not texts[0] & texts[1]
+        assert not texts[0] & judge
+        assert not texts[1] & judge
+
     def test_no_heldout_combination_is_trained_on(self, built):
         for suffix, split in (("", "train"), ("_heldout", "heldout")):
             prompts = [row["instruction"] for row in jsonl(built[f"sft{suffix}"])]
