@@ -19,8 +19,11 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True)
     score = commands.add_parser("score", help="score the completions of a JSONL file")
     score.add_argument("--output", required=True, metavar="JSONL")
-    score.add_argument("--calibrated", action="store_true",
-                       help="in standard deviations of the contract's reference samples")  # fmt: skip
+    score.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="in standard deviations of the contract's reference samples",
+    )
     evaluate = commands.add_parser("evaluate", help="accuracy and calibration on held-out groups")
     evaluate.add_argument("--output", metavar="JSON", help="write the figures here too")
     evaluate.add_argument("--aggregate", default="soft")
@@ -58,8 +61,14 @@ def _score(args: argparse.Namespace) -> int:
 
     scorer = _scorer(args)
     mark = fingerprint(args.model, args.calibrated)
-    counts = score_file(scorer, args.input, args.output, mark=mark, calibrated=args.calibrated,
-                        progress=lambda n: _progress(f"{n} rows scored"))  # fmt: skip
+    counts = score_file(
+        scorer,
+        args.input,
+        args.output,
+        mark=mark,
+        calibrated=args.calibrated,
+        progress=lambda n: _progress(f"{n} rows scored"),
+    )
     _progress("\n")
     print(", ".join(f"{name} {n}" for name, n in counts.items()) + f" -> {args.output}")
     return 0
@@ -74,8 +83,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     intake = Intake()
     groups = list(detect(args.input).format.parse(read(args.input), intake))
     if not groups:
-        raise UserError("input", args.input, f"has no usable row: {dict(intake.rows.dropped)}",
-                        "Give test.jsonl of an import")  # fmt: skip
+        raise UserError(
+            "input",
+            args.input,
+            f"has no usable row: {dict(intake.rows.dropped)}",
+            "Give test.jsonl of an import",
+        )
     scorer = _scorer(args, lambda done, total: _progress(f"{done}/{total} candidates scored"))
     result = evaluate_groups(
         scorer, groups, aggregate=args.aggregate, ties=args.ties, seed=args.seed

@@ -1,8 +1,8 @@
 """contract.json: what a reward model was trained to read, checked before anyone trusts its scores.
 
-A reward is only comparable with another when the text was rendered by the same template, tokenised by
-the same tokenizer and read at the same token. The contract says which; a mismatch is an error that
-names the field.
+A reward is only comparable with another when the text was rendered by the same template, tokenised
+by the same tokenizer and read at the same token. The contract says which; a mismatch is an error
+that names the field.
 """
 
 from __future__ import annotations
@@ -64,10 +64,16 @@ def make_contract(
 
     mean, std = moments(scores)
     return Contract(
-        template_hash(tokenizer), tokenizer_hash(tokenizer), max_length=max_length, heads=heads,
-        score_mean=mean, score_std=std, data_fingerprint=data_fingerprint,
-        held_out_accuracy=held_out_accuracy, base_fingerprint=base_fingerprint,
-    )  # fmt: skip
+        template_hash(tokenizer),
+        tokenizer_hash(tokenizer),
+        max_length=max_length,
+        heads=heads,
+        score_mean=mean,
+        score_std=std,
+        data_fingerprint=data_fingerprint,
+        held_out_accuracy=held_out_accuracy,
+        base_fingerprint=base_fingerprint,
+    )
 
 
 def moments(scores: Sequence[float]) -> tuple[float, float]:
@@ -113,17 +119,31 @@ def read_contract(path: str | Path) -> Contract | None:
         ) from None
     known = {f.name for f in fields(Contract)}
     if not isinstance(values, dict) or not {"template_hash", "tokenizer_hash"} <= values.keys():
-        raise UserError("contract", str(file), "lacks template_hash or tokenizer_hash",
-                        "Save the model again with this version")  # fmt: skip
+        raise UserError(
+            "contract",
+            str(file),
+            "lacks template_hash or tokenizer_hash",
+            "Save the model again with this version",
+        )
     unknown = values.keys() - known
     if unknown:
-        raise UserError("contract", str(file), f"has unknown fields {sorted(unknown)}",
-                        "It was written by a newer version: update")  # fmt: skip
+        raise UserError(
+            "contract",
+            str(file),
+            f"has unknown fields {sorted(unknown)}",
+            "It was written by a newer version: update",
+        )
     return Contract(**values)
 
 
-def check_contract(contract: Contract, tokenizer: Any, *, path: str = "", heads: int | None = None,
-                   max_length: int | None = None) -> None:  # fmt: skip
+def check_contract(
+    contract: Contract,
+    tokenizer: Any,
+    *,
+    path: str = "",
+    heads: int | None = None,
+    max_length: int | None = None,
+) -> None:
     """Refuses a tokenizer, template, head count or length that the model was not trained with.
 
     Raises UserError naming the field.
@@ -140,12 +160,20 @@ def check_contract(contract: Contract, tokenizer: Any, *, path: str = "", heads:
     for name, value in found.items():
         said = getattr(contract, name)
         if said != value:
-            raise UserError(f"contract.{name}", said, f"does not match {value!r} of {path or 'the model'}",
-                            "Use the tokenizer and template that the model was trained with")  # fmt: skip
+            raise UserError(
+                f"contract.{name}",
+                said,
+                f"does not match {value!r} of {path or 'the model'}",
+                "Use the tokenizer and template that the model was trained with",
+            )
     if (
         max_length is not None
         and contract.max_length is not None
         and max_length > contract.max_length
     ):
-        raise UserError("max_length", max_length, f"is over the contract's {contract.max_length}",
-                        "The model never read longer text: use at most that")  # fmt: skip
+        raise UserError(
+            "max_length",
+            max_length,
+            f"is over the contract's {contract.max_length}",
+            "The model never read longer text: use at most that",
+        )

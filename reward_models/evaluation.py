@@ -1,4 +1,4 @@
-"""How good a reward model is on held-out groups: accuracy, calibration, and beside them length alone."""
+"""How good a reward model is on held-out groups: accuracy, calibration, and length alone beside."""
 
 from __future__ import annotations
 
@@ -32,9 +32,14 @@ class Pairs:
 
 
 def evaluate_groups(
-    scorer: Any, groups: Sequence[PreferenceGroup], *, aggregate: str = "soft", ties: str = "half",
-    seed: int = 0, resamples: int = 1000,
-) -> dict[str, Any]:  # fmt: skip
+    scorer: Any,
+    groups: Sequence[PreferenceGroup],
+    *,
+    aggregate: str = "soft",
+    ties: str = "half",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
     """Scores every candidate and evaluates; see ``evaluate_scores``."""
     prompts = [g.prompt for g in groups for _ in g.candidates]
     flat = scorer.score(prompts, [c.content for g in groups for c in g.candidates])
@@ -42,14 +47,20 @@ def evaluate_groups(
     for group in groups:
         scores.append(flat[start : start + len(group.candidates)])
         start += len(group.candidates)
-    return evaluate_scores(groups, scores, aggregate=aggregate, ties=ties, seed=seed,
-                           resamples=resamples)  # fmt: skip
+    return evaluate_scores(
+        groups, scores, aggregate=aggregate, ties=ties, seed=seed, resamples=resamples
+    )
 
 
 def evaluate_scores(
-    groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], *, aggregate: str = "soft",
-    ties: str = "half", seed: int = 0, resamples: int = 1000,
-) -> dict[str, Any]:  # fmt: skip
+    groups: Sequence[PreferenceGroup],
+    scores: Sequence[Sequence[float]],
+    *,
+    aggregate: str = "soft",
+    ties: str = "half",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
     """Figures of given scores, (groups, candidates).
 
     eval_accuracy: weighted share of decided pairs (target ≠ 0.5) whose order is right, equal scores
@@ -88,17 +99,28 @@ def evaluate_scores(
 
 
 def collect(
-    groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], *, aggregate: str = "soft",
+    groups: Sequence[PreferenceGroup],
+    scores: Sequence[Sequence[float]],
+    *,
+    aggregate: str = "soft",
     ties: str = "half",
-) -> Pairs:  # fmt: skip
+) -> Pairs:
     """The pairs of all groups with their score differences."""
     rows = []
     for g, (group, values) in enumerate(zip(groups, scores, strict=True)):
         length = [len(c.text) for c in group.candidates]
         for pair in targets(group, aggregate=aggregate, ties=ties, margin=True):
             margin = float("nan") if pair.margin is None else pair.margin
-            rows.append((g, values[pair.a] - values[pair.b], pair.target, pair.weight, margin,
-                         length[pair.a] - length[pair.b]))  # fmt: skip
+            rows.append(
+                (
+                    g,
+                    values[pair.a] - values[pair.b],
+                    pair.target,
+                    pair.weight,
+                    margin,
+                    length[pair.a] - length[pair.b],
+                )
+            )
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
     return Pairs(table[:, 0].astype(np.int64), *(table[:, i] for i in range(1, 6)))
 
@@ -116,7 +138,7 @@ def mean(values: Floats, weight: Floats) -> float:
 def bootstrap(
     values: Floats, weight: Floats, group: NDArray[np.int64], seed: int, resamples: int
 ) -> tuple[float, float]:
-    """95 % percentile interval of the weighted mean when whole groups are drawn with replacement."""
+    """95 % percentile interval of the weighted mean, whole groups drawn with replacement."""
     _, index = np.unique(group, return_inverse=True)
     n = int(index.max()) + 1
     total = np.bincount(index, weights=values * weight, minlength=n)
@@ -166,12 +188,15 @@ def fit_temperature(delta: Floats, target: Floats, weight: Floats) -> float:
 
 
 def _slices(pairs: Pairs, right: Floats, decided: NDArray[np.bool_]) -> dict[str, Any]:
-    """Accuracy where the winner is longer or shorter, votes agree or differ, margins are small or large."""
+    """Accuracy by length of the winner, agreement of the votes and size of the margin."""
     slices = {
-        "length": {"longer wins": pairs.longer > 0, "shorter wins": pairs.longer < 0,
-                   "equal": pairs.longer == 0},
+        "length": {
+            "longer wins": pairs.longer > 0,
+            "shorter wins": pairs.longer < 0,
+            "equal": pairs.longer == 0,
+        },
         "agreement": {"unanimous": pairs.target == 1.0, "split": pairs.target < 1.0},
-    }  # fmt: skip
+    }
     known = np.isfinite(pairs.margin) & decided
     if known.any():
         first, second = np.quantile(pairs.margin[known], [1 / 3, 2 / 3])
@@ -182,9 +207,12 @@ def _slices(pairs: Pairs, right: Floats, decided: NDArray[np.bool_]) -> dict[str
         }
     return {
         name: {
-            label: {"accuracy": mean(right[m & decided], pairs.weight[m & decided]),
-                    "pairs": int((m & decided).sum())}
-            for label, m in parts.items() if (m & decided).any()
+            label: {
+                "accuracy": mean(right[m & decided], pairs.weight[m & decided]),
+                "pairs": int((m & decided).sum()),
+            }
+            for label, m in parts.items()
+            if (m & decided).any()
         }
         for name, parts in slices.items()
-    }  # fmt: skip
+    }

@@ -28,10 +28,17 @@ def parser() -> argparse.ArgumentParser:
     add("--input", action="append", required=True, metavar="FILE", help="an export; repeatable")
     add("--output", required=True, metavar="DIR", help="where the files are written")
     add("--format", choices=[f.name for f in FORMATS], help="default: detected by content")
-    add("--label_config", metavar="XML|FIELDS",
-        help="Label Studio labelling config, or left=FIELD,right=FIELD[,prompt=FIELD]")  # fmt: skip
-    add("--bucket_order", default="", metavar="A,B,…",
-        help="ranker buckets from best to worst; without it buckets express no preference")  # fmt: skip
+    add(
+        "--label_config",
+        metavar="XML|FIELDS",
+        help="Label Studio labelling config, or left=FIELD,right=FIELD[,prompt=FIELD]",
+    )
+    add(
+        "--bucket_order",
+        default="",
+        metavar="A,B,…",
+        help="ranker buckets from best to worst; without it buckets express no preference",
+    )
     add("--aggregate", choices=AGGREGATES, default="soft", help="several votes into one target")
     add("--ties", choices=TIES, default="half", help="a tie is half a vote, or none")
     add("--alpha", type=float, default=0.0, help="smoothing of vote shares (default 0)")
@@ -54,11 +61,19 @@ def settings_from(argv: Sequence[str] | None) -> ImportSettings:
     config = load_label_config(args.label_config) if args.label_config else None
     order = tuple(b.strip() for b in args.bucket_order.split(",") if b.strip())
     return ImportSettings(
-        inputs=tuple(dict.fromkeys(args.input)), output=output, format=args.format,
-        options=Options(config, order), aggregate=args.aggregate, ties=args.ties, alpha=args.alpha,
-        suspects=args.suspects, min_annotators=args.min_annotators,
-        fractions=_fractions(args.fractions), seed=args.seed, dry_run=args.dry_run,
-    )  # fmt: skip
+        inputs=tuple(dict.fromkeys(args.input)),
+        output=output,
+        format=args.format,
+        options=Options(config, order),
+        aggregate=args.aggregate,
+        ties=args.ties,
+        alpha=args.alpha,
+        suspects=args.suspects,
+        min_annotators=args.min_annotators,
+        fractions=_fractions(args.fractions),
+        seed=args.seed,
+        dry_run=args.dry_run,
+    )
 
 
 def _fractions(text: str) -> tuple[float, ...]:

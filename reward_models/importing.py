@@ -1,7 +1,8 @@
 """The import pipeline: files in; canonical groups, splits, pairs, accounting and a report out.
 
-Groups are spooled to disk as they are read. Those that turn out to hold the same prompt and the same
-answers are merged in a second pass, so memory holds one digest a group and the repeated groups only.
+Groups are spooled to disk as they are read. Those that turn out to hold the same prompt and the
+same answers are merged in a second pass, so memory holds one digest a group and the repeated groups
+only.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
         if not intake.rows.used:
             _nothing_usable(settings, intake)
         names = ("preferences", "pairs", *SPLITS)
-        out = {n: stack.enter_context(open(work / f"{n}.jsonl", "w", encoding="utf-8"))
-               for n in names}  # fmt: skip
+        out = {
+            n: stack.enter_context(open(work / f"{n}.jsonl", "w", encoding="utf-8")) for n in names
+        }
         splits: Counter[str] = Counter()
         pairs = 0
         for group in _merged(work / "spool", times):
@@ -121,8 +123,12 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
             for row in pair_rows(group, made, split):
                 _write(out["pairs"], row)
         if not groups.used:
-            raise UserError("input", ", ".join(settings.inputs), "gives no pair to train on",
-                            "Loosen --ties, --min_annotators or --suspects")  # fmt: skip
+            raise UserError(
+                "input",
+                ", ".join(settings.inputs),
+                "gives no pair to train on",
+                "Loosen --ties, --min_annotators or --suspects",
+            )
     report = _report(settings, found, intake, quality, groups, splits, pairs, per_file)
     with open(work / "report.json", "w", encoding="utf-8") as file:
         json.dump(report, file, ensure_ascii=False, indent=2)
@@ -133,9 +139,12 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
 
 
 def _spool(
-    settings: ImportSettings, found: Sequence[Detection], intake: Intake, quality: Quality,
+    settings: ImportSettings,
+    found: Sequence[Detection],
+    intake: Intake,
+    quality: Quality,
     spool: TextIO,
-) -> tuple[Counter[str], list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[Counter[str], list[dict[str, Any]]]:
     """Reads all files; returns how often each group id occurs, and the row counts per file."""
     times: Counter[str] = Counter()
     per_file = []
@@ -167,9 +176,14 @@ def _merged(spool: Path, times: Counter[str]) -> Iterator[PreferenceGroup]:
 
 def _targets(group: PreferenceGroup, settings: ImportSettings) -> list[Any]:
     return targets(
-        group, aggregate=settings.aggregate, ties=settings.ties, alpha=settings.alpha, margin=True,
-        min_annotators=settings.min_annotators, suspects=settings.suspects,
-    )  # fmt: skip
+        group,
+        aggregate=settings.aggregate,
+        ties=settings.ties,
+        alpha=settings.alpha,
+        margin=True,
+        min_annotators=settings.min_annotators,
+        suspects=settings.suspects,
+    )
 
 
 def pair_rows(group: PreferenceGroup, made: Sequence[Any], split: str) -> Iterator[dict[str, Any]]:
@@ -193,14 +207,21 @@ def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:
     fix = "See docs/annotations.md for what each reason means"
     if intake.rows.dropped["bad_encoding"]:
         fix = "Save the file as UTF-8 (iconv -f GB18030 -t UTF-8 FILE for a Chinese Windows file)"
-    raise UserError("input", ", ".join(settings.inputs),
-                    f"has no usable row: {reasons} (first at {first})", fix)  # fmt: skip
+    raise UserError(
+        "input", ", ".join(settings.inputs), f"has no usable row: {reasons} (first at {first})", fix
+    )
 
 
 def _report(
-    settings: ImportSettings, found: Sequence[Detection], intake: Intake, quality: Quality,
-    groups: Counts, splits: Counter[str], pairs: int, per_file: list[dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
+    settings: ImportSettings,
+    found: Sequence[Detection],
+    intake: Intake,
+    quality: Quality,
+    groups: Counts,
+    splits: Counter[str],
+    pairs: int,
+    per_file: list[dict[str, Any]],
+) -> dict[str, Any]:
     figures = quality.report()
     warnings = [f"{text} ({n} times)" for text, n in intake.warnings.most_common()]
     empty = [n for n, f in zip(SPLITS, settings.fractions, strict=False) if f > 0 and not splits[n]]
@@ -216,14 +237,18 @@ def _report(
         "pairs": pairs,
         "splits": {name: splits[name] for name in SPLITS},
         "settings": {
-            "aggregate": settings.aggregate, "ties": settings.ties, "alpha": settings.alpha,
-            "suspects": settings.suspects, "min_annotators": settings.min_annotators,
-            "fractions": list(settings.fractions), "seed": settings.seed,
+            "aggregate": settings.aggregate,
+            "ties": settings.ties,
+            "alpha": settings.alpha,
+            "suspects": settings.suspects,
+            "min_annotators": settings.min_annotators,
+            "fractions": list(settings.fractions),
+            "seed": settings.seed,
         },
         "quality": figures,
         "advice": advice(figures),
         "warnings": warnings,
-    }  # fmt: skip
+    }
 
 
 def _write(file: TextIO, record: dict[str, Any]) -> None:

@@ -38,8 +38,12 @@ def find_head(model: Any) -> tuple[str, nn.Linear]:
     if len(linear) == 1:
         return next(iter(linear.items()))
     kind, found = type(model).__name__, sorted(children) or "no layer"
-    raise UserError("policy.path", kind, f"has no single linear head beside its body ({found})",
-                    "Use a decoder model with a ...ForSequenceClassification class")  # fmt: skip
+    raise UserError(
+        "policy.path",
+        kind,
+        f"has no single linear head beside its body ({found})",
+        "Use a decoder model with a ...ForSequenceClassification class",
+    )
 
 
 def base_of(model: Any) -> nn.Module:
@@ -47,8 +51,12 @@ def base_of(model: Any) -> nn.Module:
     body = getattr(model, model.base_model_prefix, None)
     if body is None or body is model:
         kind = type(model).__name__
-        raise UserError("policy.path", kind, "has no body under a head",
-                        "Use a ...ForSequenceClassification model")  # fmt: skip
+        raise UserError(
+            "policy.path",
+            kind,
+            "has no body under a head",
+            "Use a ...ForSequenceClassification model",
+        )
     return body
 
 
@@ -88,14 +96,26 @@ def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any,
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError) as error:
-        raise UserError("path", str(path), f"has no usable tokenizer: {_line(error)}",
-                        "Save the tokenizer beside the model")  # fmt: skip
+        raise UserError(
+            "path",
+            str(path),
+            f"has no usable tokenizer: {_line(error)}",
+            "Save the tokenizer beside the model",
+        ) from None
     if tokenizer.chat_template is None:
-        raise UserError("path", str(path), "has a tokenizer without a chat template",
-                        "Save the template that the model was trained with")  # fmt: skip
+        raise UserError(
+            "path",
+            str(path),
+            "has a tokenizer without a chat template",
+            "Save the template that the model was trained with",
+        )
     if not stop_ids(tokenizer):
-        raise UserError("path", str(path), "has neither an end-of-turn nor an EOS token",
-                        "The score is read at that token: add one and train again")  # fmt: skip
+        raise UserError(
+            "path",
+            str(path),
+            "has neither an end-of-turn nor an EOS token",
+            "The score is read at that token: add one and train again",
+        )
     _, head = find_head(model)
     contract = read_contract(path) or make_contract(tokenizer, heads=head.out_features)
     check_contract(contract, tokenizer, path=str(path), heads=head.out_features)
@@ -120,13 +140,21 @@ def _load(path: Path, dtype: Any) -> Any:
             str(path), dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError) as error:
-        raise UserError("path", str(path), f"is not a reward checkpoint: {_line(error)}",
-                        "Give a reward run's final folder")  # fmt: skip
+        raise UserError(
+            "path",
+            str(path),
+            f"is not a reward checkpoint: {_line(error)}",
+            "Give a reward run's final folder",
+        ) from None
     name, _ = find_head(model)
     missing = [key for key in info["missing_keys"] if key.split(".")[0] == name]
     if missing:
-        raise UserError("path", str(path), f"has no trained reward head ({missing[0]} is missing)",
-                        "Train one with recipes/reward.py")  # fmt: skip
+        raise UserError(
+            "path",
+            str(path),
+            f"has no trained reward head ({missing[0]} is missing)",
+            "Train one with recipes/reward.py",
+        )
     return model
 
 

@@ -1,17 +1,17 @@
 """Judgements → weighted soft pairs, the targets of reward, DPO and ORPO training.
 
-Every judgement becomes votes on pairs of candidates: a pair or a tie one vote, a ranking or a set of
-scores one vote per pair that it compares. n votes of which n_A (ties count half) prefer a give
+Every judgement becomes votes on pairs of candidates: a pair or a tie one vote, a ranking or a set
+of scores one vote per pair that it compares. n votes of which n_A (ties count half) prefer a give
 
     P(a beats b) = (n_A + alpha) / (n + 2 alpha).
 
-alpha is 0 by default, so a single vote and a unanimous panel are the ordinary Bradley–Terry target 1.
-With alpha > 0 a lone vote is trusted less than five equal ones: alpha = 1 gives 2/3 and 6/7, and the
-reward difference of a lone vote then converges to log 2 instead of growing.
+alpha is 0 by default, so a single vote and a unanimous panel are the ordinary Bradley–Terry
+target 1. With alpha > 0 a lone vote is trusted less than five equal ones: alpha = 1 gives 2/3 and
+6/7, and the reward difference of a lone vote then converges to log 2 instead of growing.
 
-A group's pairs weigh 1 / (number of compared pairs), 1/C(K,2) for a full ranking of K, so one prompt
-counts as one batch element however many candidates it has (Ouyang et al. 2022, arXiv:2203.02155,
-section 3.5).
+A group's pairs weigh 1 / (number of compared pairs), 1/C(K,2) for a full ranking of K, so one
+prompt counts as one batch element however many candidates it has (Ouyang et al. 2022,
+arXiv:2203.02155, section 3.5).
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def targets(
 ) -> list[PairTarget]:
     """The pairs to train on; a is the preferred candidate, so target ≥ 0.5.
 
-    aggregate: ``soft`` the formula above; ``majority`` 1 for the side with more votes (an even split
-    stays 0.5, or goes with ``ties="drop"``); ``per_annotator`` one pair per annotator, each with the
-    pair's full weight, so that a group counts once per annotator.
+    aggregate: ``soft`` the formula above; ``majority`` 1 for the side with more votes (an even
+    split stays 0.5, or goes with ``ties="drop"``); ``per_annotator`` one pair per annotator, each
+    with the pair's full weight, so that a group counts once per annotator.
     ties: ``half`` a tie is half a vote for each side; ``drop`` a tie is no vote.
-    margin: fill ``PairTarget.margin`` with the mean strength of the votes for the winner; None where
-    the group mixes sources, whose units differ. min_annotators: pairs with fewer votes are left out.
+    margin: fill ``PairTarget.margin`` with the mean strength of the votes for the winner; None
+    where sources are mixed, whose units differ. min_annotators: pairs with fewer votes are left
+    out.
     suspects: ``keep`` or ``drop`` judgements flagged at import. A null rank makes no pair.
     """
     _check(aggregate, ties, alpha, suspects)
@@ -168,8 +169,11 @@ def _oriented(i: int, j: int, target: float, weight: float, gap: float | None) -
 
 
 def _check(aggregate: str, ties: str, alpha: float, suspects: str) -> None:
-    for field, value, known in (("aggregate", aggregate, AGGREGATES), ("ties", ties, TIES),
-                                ("suspects", suspects, ("keep", "drop"))):  # fmt: skip
+    for field, value, known in (
+        ("aggregate", aggregate, AGGREGATES),
+        ("ties", ties, TIES),
+        ("suspects", suspects, ("keep", "drop")),
+    ):
         if value not in known:
             raise UserError(field, value, "is not known", f"Use one of {', '.join(known)}")
     if not 0.0 <= alpha < float("inf"):

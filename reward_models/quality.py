@@ -125,7 +125,7 @@ class Quality:
             "untouched_rankings_by_chance": round(self.expected_untouched, 3),
             "prompts": len(self._split_of),
             "prompts_in_two_splits": self._leaks,
-            "examples": {k: v for k, v in sorted(self._findings.items())},
+            "examples": dict(sorted(self._findings.items())),
         }
 
     def _agreement_report(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Quality:
 
 
 def rate(hits: int, n: int) -> dict[str, Any]:
-    """{"rate", "low", "high", "n"}: a proportion with its 95 % Wilson score interval; None for n 0."""
+    """A proportion with its 95 % Wilson interval: {"rate", "low", "high", "n"}; None for n = 0."""
     if n == 0:
         return {"rate": None, "low": None, "high": None, "n": 0}
     z, p = 1.959964, hits / n
@@ -165,19 +165,27 @@ def advice(report: Mapping[str, Any]) -> list[str]:
     said = []
     position, length = report["position_bias"], report["length_bias"]
     if position["n"] and not position["low"] <= 0.5 <= position["high"]:
-        said.append(f"The first-shown answer wins {position['rate']:.0%} of {position['n']} votes; "
-                    "a fair panel gives 50%. Shuffle the answers' order in the next round.")  # fmt: skip
+        said.append(
+            f"The first-shown answer wins {position['rate']:.0%} of {position['n']} votes; "
+            "a fair panel gives 50%. Shuffle the answers' order in the next round."
+        )
     if length["n"] and length["low"] > 0.6:
-        said.append(f"The longer answer wins {length['rate']:.0%} of {length['n']} votes: a reward "
-                    "model can score well here by length alone. Compare it with that baseline.")  # fmt: skip
+        said.append(
+            f"The longer answer wins {length['rate']:.0%} of {length['n']} votes: a "
+            "reward model can score well here by length alone. Compare it with that baseline."
+        )
     if report["contradictions"]:
-        said.append(f"{report['contradictions']} pairs have votes for both sides; soft targets "
-                    "train them towards an even score.")  # fmt: skip
+        said.append(
+            f"{report['contradictions']} pairs have votes for both sides; soft targets "
+            "train them towards an even score."
+        )
     untouched = report["suspects"].get("display_order", 0)
     if untouched:
-        said.append(f"{untouched} of {report['rankings']} rankings equal the display order; chance "
-                    f"would give {report['untouched_rankings_by_chance']:.1f}. Untouched rankings are "
-                    "noise: --suspects drop leaves them out.")  # fmt: skip
+        said.append(
+            f"{untouched} of {report['rankings']} rankings equal the display order; "
+            f"chance would give {report['untouched_rankings_by_chance']:.1f}. Untouched "
+            "rankings are noise: --suspects drop leaves them out."
+        )
     if report["near_identical"]:
         said.append(
             f"{report['near_identical']} groups have near-identical answers and teach little."

@@ -21,8 +21,8 @@ CHUNK = 256
 def read_item(obj: Any) -> tuple[tuple[Message, ...], list[Any]]:
     """(prompt, completions) of an input row; RecordError where it is neither.
 
-    Rows: {"prompt", "completion" | "response" | "answer" | "output"}, {"prompt", "completions": […]},
-    {"messages": […]} (the last assistant turn is scored), {"prompt", "chosen", "rejected"}, or a
+    Rows: {"prompt", "completion" | "response" | "answer" | "output"}, {"prompt", "completions":
+    […]}, {"messages": […]} (the last assistant turn is scored), {"prompt", "chosen", "rejected"}, or a
     canonical group.
     """
     if not isinstance(obj, dict):
@@ -40,8 +40,9 @@ def read_item(obj: Any) -> tuple[tuple[Message, ...], list[Any]]:
     if isinstance(obj.get("completions"), list) and obj["completions"]:
         return prompt, [_answer(c) for c in obj["completions"]]
     if isinstance(obj.get("candidates"), list) and obj["candidates"]:
-        return prompt, [_answer(c.get("content") if isinstance(c, dict) else c)
-                        for c in obj["candidates"]]  # fmt: skip
+        return prompt, [
+            _answer(c.get("content") if isinstance(c, dict) else c) for c in obj["candidates"]
+        ]
     if "chosen" in obj and "rejected" in obj:
         return prompt, [_answer(obj["chosen"]), _answer(obj["rejected"])]
     name = next((n for n in COMPLETION_FIELDS if n in obj), None)
@@ -72,14 +73,19 @@ def fingerprint(model: str | Path, calibrated: bool) -> str:
 
 
 def score_file(
-    scorer: Any, source: str | Path, output: str | Path, *, mark: str, calibrated: bool = False,
+    scorer: Any,
+    source: str | Path,
+    output: str | Path,
+    *,
+    mark: str,
+    calibrated: bool = False,
     progress: Any = None,
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int]:
     """Writes each input row with "score" ("scores" where it has several completions) and "scorer".
 
     Rows that cannot be scored get a null score and "error". Complete rows of an interrupted run are
-    kept after a check against the input; a last half line is cut off. Returns counts: rows, resumed,
-    errors, truncated.
+    kept after a check against the input; a last half line is cut off. Returns counts: rows,
+    resumed, errors, truncated.
     """
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
@@ -148,25 +154,28 @@ def _as_dict(obj: Any) -> dict[str, Any]:
 def _scored(
     scorer: Any, chunk: Sequence[Any], mark: str, calibrated: bool, counts: dict[str, int]
 ) -> list[str]:
-    items, prompts, answers = [], [], []
+    items, ids = [], []
     for obj in chunk:
         try:
             prompt, completions = read_item(obj)
-            for completion in completions:
-                scorer.tokenizable(prompt, completion)
+            encoded = [scorer.encode(prompt, completion) for completion in completions]
         except RecordError as error:
             counts["errors"] += 1
             items.append((obj, 0, error.message))
             continue
         items.append((obj, len(completions), None))
-        prompts += [prompt] * len(completions)
-        answers += completions
-    values = iter(scorer.score(prompts, answers, calibrated=calibrated))
+        ids += encoded
+    values = iter(scorer.reduce(scorer.score_ids(ids), calibrated=calibrated))
     lines = []
     for obj, n, error in items:
         row = dict(_as_dict(obj))
         got = list(islice(values, n))
-        row.update({"score": None, "error": error} if error else
-                   {"score": got[0]} if n == 1 else {"scores": got})  # fmt: skip
+        row.update(
+            {"score": None, "error": error}
+            if error
+            else {"score": got[0]}
+            if n == 1
+            else {"scores": got}
+        )
         lines.append(json.dumps({**row, "scorer": mark}, ensure_ascii=True))
     return lines

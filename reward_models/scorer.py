@@ -1,7 +1,7 @@
 """Text in, scores out: the same score for any batch size, padding and order.
 
-A score is the head's output at the completion's last token, which is its end-of-turn token. That index
-is computed from the ids, never from where padding begins: pad may equal EOS.
+A score is the head's output at the completion's last token, which is its end-of-turn token. That
+index is computed from the ids, never from where padding begins: pad may equal EOS.
 """
 
 from __future__ import annotations
@@ -70,12 +70,15 @@ class Scorer:
         prompts: message lists. completions: texts or message lists. calibrated: in standard
         deviations from the mean of the contract's reference samples. RecordError names the row.
         """
-        rows = self.score_heads(prompts, completions)
+        return self.reduce(self.score_heads(prompts, completions), calibrated=calibrated)
+
+    def reduce(self, rows: Sequence[Sequence[float]], *, calibrated: bool = False) -> list[float]:
+        """One score per row of head scores: their mean, calibrated where asked."""
         scores = [sum(row) / len(row) for row in rows]
-        if calibrated:
-            mean, std = self.contract.score_mean, self.contract.score_std
-            return [(s - mean) / std for s in scores]
-        return scores
+        if not calibrated:
+            return scores
+        mean, std = self.contract.score_mean, self.contract.score_std
+        return [(s - mean) / std for s in scores]
 
     def score_heads(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
         """Raw scores of every head, (rows, heads)."""

@@ -45,7 +45,7 @@ class Options:
     """What the user told about the input.
 
     label_config: a ``reward_models.annotations.label_config.LabelConfig`` or None.
-    bucket_order: Label Studio bucket names from best to worst, or empty (buckets are no preference).
+    bucket_order: Label Studio bucket names from best to worst; empty: buckets are no preference.
     """
 
     label_config: Any = None
@@ -75,8 +75,14 @@ class Intake:
     def drop(self, row: Row, code: str, detail: str) -> None:
         """Count a dropped row and write it to the rejects."""
         self.rows.drop(code, where=f"{row.file}:{row.line}")
-        record = {"file": row.file, "line": row.line, "row": row.number, "reason": code,
-                  "detail": detail, "record": short(row.obj, 500)}  # fmt: skip
+        record = {
+            "file": row.file,
+            "line": row.line,
+            "row": row.number,
+            "reason": code,
+            "detail": detail,
+            "record": short(row.obj, 500),
+        }
         self._on_reject(record)
 
     def vote(self) -> None:
@@ -202,8 +208,14 @@ def _renamed(judgement: Judgement, ids: dict[str, str]) -> Judgement:
         value = {"tie": [ids[i] for i in value["tie"]]}
     else:
         value = {"winner": ids[value["winner"]], "loser": ids[value["loser"]]}
-    return Judgement(judgement.annotator, judgement.kind, value, judgement.strength,
-                     judgement.source, judgement.suspect)  # fmt: skip
+    return Judgement(
+        judgement.annotator,
+        judgement.kind,
+        value,
+        judgement.strength,
+        judgement.source,
+        judgement.suspect,
+    )
 
 
 def _content_key(candidate: Candidate) -> str:

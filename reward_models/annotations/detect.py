@@ -30,12 +30,16 @@ def detect(path: str | Path) -> Detection:
 
     Raises UserError naming the candidates where none or more than one fits.
     """
-    rows = [row for row in islice(read(path), SAMPLE)]
+    rows = list(islice(read(path), SAMPLE))
     objects = [row.obj for row in rows if row.error is None]
     if not objects:
-        first = rows[0].error if rows else ("empty", "no rows")
-        raise UserError("input", str(path), f"has no readable row ({first[0]}: {first[1]})",
-                        "Give JSON or JSONL in UTF-8")  # fmt: skip
+        first = (rows[0].error if rows else None) or ("empty", "no rows")
+        raise UserError(
+            "input",
+            str(path),
+            f"has no readable row ({first[0]}: {first[1]})",
+            "Give JSON or JSONL in UTF-8",
+        )
     found = []
     for known in FORMATS:
         evidence = [e for e in map(known.matches, objects) if e]
@@ -47,9 +51,14 @@ def detect(path: str | Path) -> Detection:
         return found[0]
     if found:
         names = "; ".join(f"{d.format.name} ({d.evidence})" for d in found)
-        raise UserError("input", str(path), f"fits more than one format: {names}",
-                        "Choose one with --format")  # fmt: skip
+        raise UserError(
+            "input", str(path), f"fits more than one format: {names}", "Choose one with --format"
+        )
     keys = sorted({k for o in objects if isinstance(o, dict) for k in o})
     names = ", ".join(f.name for f in FORMATS)
-    raise UserError("input", str(path), f"fits no known format; its keys are {short(keys, 200)}",
-                    f"Known formats: {names}; see docs/annotations.md")  # fmt: skip
+    raise UserError(
+        "input",
+        str(path),
+        f"fits no known format; its keys are {short(keys, 200)}",
+        f"Known formats: {names}; see docs/annotations.md",
+    )

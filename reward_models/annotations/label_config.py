@@ -1,7 +1,7 @@
-"""What a Label Studio labelling config says: which data field each tag shows, and in what order.
+"""What a Label Studio labelling config says: which data field each tag shows, in what order.
 
-Given as the XML itself, or as field names: ``prompt=question,left=answer_a,right=answer_b`` (for more
-than two answers ``prompt=question,candidates=a1+a2+a3``, for a list ``items=answers``).
+Given as the XML itself, or as field names: ``prompt=question,left=answer_a,right=answer_b`` (for
+more than two answers ``prompt=question,candidates=a1+a2+a3``, for a list ``items=answers``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LabelConfig:
 
 
 def load_label_config(text: str) -> LabelConfig:
-    """From the path of an XML file, XML text, or field names; UserError where it is none of them."""
+    """From the path of an XML file, XML text, or field names; UserError where it is none."""
     stripped = text.strip()
     if stripped.startswith("<"):
         return parse_xml(stripped)
@@ -41,8 +41,12 @@ def load_label_config(text: str) -> LabelConfig:
         return parse_fields(stripped)
     path = Path(stripped)
     if not path.is_file():
-        raise UserError("label_config", text, "is neither a file nor field names",
-                        "Give the labelling config's XML file, or left=FIELD,right=FIELD")  # fmt: skip
+        raise UserError(
+            "label_config",
+            text,
+            "is neither a file nor field names",
+            "Give the labelling config's XML file, or left=FIELD,right=FIELD",
+        )
     try:
         return parse_xml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
@@ -56,13 +60,18 @@ def parse_fields(text: str) -> LabelConfig:
     bare = [p for p in parts if "=" not in p]
     unknown = given.keys() - {"prompt", "left", "right", "candidates", "items"}
     if unknown:
-        raise UserError("label_config", text, f"has unknown keys {sorted(unknown)}",
-                        "Use prompt, left and right, candidates, or items")  # fmt: skip
+        raise UserError(
+            "label_config",
+            text,
+            f"has unknown keys {sorted(unknown)}",
+            "Use prompt, left and right, candidates, or items",
+        )
     sides = [given[s] for s in ("left", "right") if s in given]
     names = sides or [n for n in given.get("candidates", "").split("+") if n] or bare
     if "items" not in given and len(set(names)) < 2:
-        raise UserError("label_config", text, "does not name two candidates",
-                        "Write left=FIELD,right=FIELD")  # fmt: skip
+        raise UserError(
+            "label_config", text, "does not name two candidates", "Write left=FIELD,right=FIELD"
+        )
     return LabelConfig(
         prompt=given.get("prompt"), candidates=tuple(names), items=given.get("items")
     )
@@ -76,8 +85,12 @@ def parse_xml(text: str) -> LabelConfig:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise UserError("label_config", "XML", f"is not well formed: {error}",
-                        "Copy it again from Settings > Labeling Interface > Code")  # fmt: skip
+        raise UserError(
+            "label_config",
+            "XML",
+            f"is not well formed: {error}",
+            "Copy it again from Settings > Labeling Interface > Code",
+        ) from None
     fields, targets, kinds, buckets, lists = {}, {}, {}, {}, []
     for node in root.iter():
         tag, name = node.tag.lower(), node.get("name")
@@ -92,16 +105,30 @@ def parse_xml(text: str) -> LabelConfig:
             fields[name] = node.get("value", "")[1:]
             if tag == "list":
                 lists.append(fields[name])
-    pairwise = [fields[o] for c, objs in targets.items() if kinds[c] == "pairwise" and len(objs) == 2
-                for o in objs if o in fields]  # fmt: skip
-    judged = {fields[o] for c, objs in targets.items() if kinds[c] in ("pairwise", "rating")
-              for o in objs if o in fields}  # fmt: skip
+    pairwise = [
+        fields[o]
+        for c, objs in targets.items()
+        if kinds[c] == "pairwise" and len(objs) == 2
+        for o in objs
+        if o in fields
+    ]
+    judged = {
+        fields[o]
+        for c, objs in targets.items()
+        if kinds[c] in ("pairwise", "rating")
+        for o in objs
+        if o in fields
+    }
     shown = [f for f in fields.values() if f not in judged and f not in lists]
     return LabelConfig(
-        fields, targets, kinds, buckets,
-        prompt=_prompt_of(shown), candidates=tuple(dict.fromkeys(pairwise)),
+        fields,
+        targets,
+        kinds,
+        buckets,
+        prompt=_prompt_of(shown),
+        candidates=tuple(dict.fromkeys(pairwise)),
         items=lists[0] if len(lists) == 1 else None,
-    )  # fmt: skip
+    )
 
 
 def _prompt_of(shown: Sequence[str]) -> str | None:

@@ -19,8 +19,21 @@ from reward_models.annotations.base import Format, Intake, make_group, prompt_me
 from reward_models.annotations.label_config import LabelConfig
 from reward_models.annotations.label_studio_results import Task, judgements_of
 
-PROMPT_FIELDS = ("prompt", "question", "instruction", "query", "input", "context", "dialogue",
-                 "dialog", "conversation", "messages", "提示", "问题", "指令")  # fmt: skip
+PROMPT_FIELDS = (
+    "prompt",
+    "question",
+    "instruction",
+    "query",
+    "input",
+    "context",
+    "dialogue",
+    "dialog",
+    "conversation",
+    "messages",
+    "提示",
+    "问题",
+    "指令",
+)
 CANDIDATE_FIELD = re.compile(
     r"^(answer|response|output|completion|candidate|option|summary|reply|text|回答|答案|回复)"
     r"[_\- ]?([0-9]{1,2}|[a-z])$",
@@ -65,9 +78,14 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     candidates, titles = _candidates(data, layout)
     base = make_group(prompt, candidates, (), _meta(obj))
     task = Task(
-        data=data, config=config, ids=tuple(c.id for c in candidates), titles=titles,
-        assumed=layout.assumed, bucket_order=intake.options.bucket_order, meta=base.meta,
-    )  # fmt: skip
+        data=data,
+        config=config,
+        ids=tuple(c.id for c in candidates),
+        titles=titles,
+        assumed=layout.assumed,
+        bucket_order=intake.options.bucket_order,
+        meta=base.meta,
+    )
     predictions = obj.get("predictions")
     if isinstance(predictions, list) and predictions:
         intake.drop_vote("prediction", len(predictions))
@@ -137,8 +155,12 @@ def find_layout(data: Mapping[str, Any], config: LabelConfig | None) -> Layout:
         raise RecordError(f"no candidates among {sorted(data)}", code="no_candidates")
     if len(found) > 1:
         sets = " or ".join("+".join(f) for f in found)
-        raise UserError("data", short(sorted(data), 200), f"could hold the candidates in {sets}",
-                        "Name them: --label_config left=FIELD,right=FIELD")  # fmt: skip
+        raise UserError(
+            "data",
+            short(sorted(data), 200),
+            f"could hold the candidates in {sets}",
+            "Name them: --label_config left=FIELD,right=FIELD",
+        )
     fields = found[0]
     if len(fields) == 1:
         return Layout(prompt, (), fields[0], False)
@@ -187,8 +209,9 @@ def _candidates(
         if not isinstance(text, str):
             raise RecordError(f"{layout.items}[{position}] has no text", code="not_text")
         model = item.get("model")
-        candidate = Candidate(str(item.get("id", position)), text,
-                              model if isinstance(model, str) else None)  # fmt: skip
+        candidate = Candidate(
+            str(item.get("id", position)), text, model if isinstance(model, str) else None
+        )
         found.append(candidate)
         if isinstance(item.get("title"), str) and item["title"].strip():
             titles[item["title"].strip().lower()] = candidate.id

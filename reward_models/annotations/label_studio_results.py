@@ -16,8 +16,23 @@ from typing import Any
 from align.records import Judgement
 from reward_models.annotations.label_config import LabelConfig, object_field
 
-TIES = {"tie", "equal", "equally good", "same", "both", "both good", "no preference", "neither",
-        "draw", "平局", "一样", "相同", "差不多", "都好", "一样好"}  # fmt: skip
+TIES = {
+    "tie",
+    "equal",
+    "equally good",
+    "same",
+    "both",
+    "both good",
+    "no preference",
+    "neither",
+    "draw",
+    "平局",
+    "一样",
+    "相同",
+    "差不多",
+    "都好",
+    "一样好",
+}
 BOTH_BAD = {
     "both bad",
     "bothbad",
@@ -39,7 +54,10 @@ Read = tuple[list[Judgement], str | None]
 
 @dataclass
 class Task:
-    """What a result is read against. ids: candidates in display order. meta: written to the group."""
+    """What a result is read against.
+
+    ids: candidates in display order. meta: written to the group.
+    """
 
     data: Mapping[str, Any]
     config: LabelConfig | None
@@ -86,9 +104,12 @@ def judgements_of(
 
 
 def _pairwise(
-    result: Mapping[str, Any], value: Mapping[str, Any], annotator: str | None, task: Task,
+    result: Mapping[str, Any],
+    value: Mapping[str, Any],
+    annotator: str | None,
+    task: Task,
     warn: Callable[[str], None],
-) -> Read:  # fmt: skip
+) -> Read:
     selected = value.get("selected")
     if selected not in ("left", "right"):
         return [], "unknown_winner"
@@ -99,8 +120,13 @@ def _pairwise(
         warn(f"left/right taken as {order[0]}/{order[1]}: no labelling config was given")
     winner, loser = order if selected == "left" else (order[1], order[0])
     source = _source("pairwise", result.get("from_name"))
-    vote = Judgement(annotator, "pair", {"winner": winner, "loser": loser}, source=source,
-                     suspect=_suspect(result))  # fmt: skip
+    vote = Judgement(
+        annotator,
+        "pair",
+        {"winner": winner, "loser": loser},
+        source=source,
+        suspect=_suspect(result),
+    )
     return [vote], None
 
 
@@ -159,8 +185,9 @@ def _ranker(
             return [], "buckets_without_order"
         if not (buckets.keys() - {"_"}) <= set(order):
             return [], "unknown_bucket"
-        ranks.update({str(i): order.index(b) + 1 for b, ids in buckets.items() if b != "_"
-                      for i in ids})  # fmt: skip
+        ranks.update(
+            {str(i): order.index(b) + 1 for b, ids in buckets.items() if b != "_" for i in ids}
+        )
     if sum(r is not None for r in ranks.values()) < 2:
         return [], "nothing_ranked"
     return [Judgement(annotator, "rank", ranks, source=source, suspect=suspect)], None
@@ -194,8 +221,12 @@ def _choices(
     if len(chosen) > 1 or named[0] is None:
         return [], "ambiguous_choice"
     losers = [i for i in task.ids if i != named[0]]
-    return [Judgement(annotator, "pair", {"winner": named[0], "loser": i}, source=source,
-                      suspect=suspect) for i in losers], None  # fmt: skip
+    return [
+        Judgement(
+            annotator, "pair", {"winner": named[0], "loser": i}, source=source, suspect=suspect
+        )
+        for i in losers
+    ], None
 
 
 def _candidate_named(choice: str, task: Task) -> str | None:
@@ -222,9 +253,11 @@ def _candidate_named(choice: str, task: Task) -> str | None:
 
 
 def _rating(
-    result: Mapping[str, Any], value: Mapping[str, Any], task: Task,
+    result: Mapping[str, Any],
+    value: Mapping[str, Any],
+    task: Task,
     ratings: dict[str, dict[str, float]],
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Adds one rating under its control's name; returns the reason where it cannot."""
     number = value.get("rating", value.get("number"))
     if isinstance(number, bool) or not isinstance(number, (int, float)):
@@ -266,8 +299,11 @@ def _rated(result: Mapping[str, Any], task: Task) -> str | None:
 def _contradict(judgements: Sequence[Judgement]) -> bool:
     """Whether one control of an annotation prefers both sides of a pair."""
     # Two controls may ask two questions (which is safer, which helps more): compare within one.
-    wins = {(j.source, j.value["winner"], j.value["loser"]) for j in judgements
-            if j.kind == "pair" and "winner" in j.value}  # fmt: skip
+    wins = {
+        (j.source, j.value["winner"], j.value["loser"])
+        for j in judgements
+        if j.kind == "pair" and "winner" in j.value
+    }
     return any((source, b, a) in wins for source, a, b in wins)
 
 

@@ -1,7 +1,8 @@
 """Reads JSON arrays, JSON documents and JSONL row by row in bounded memory, errors as rows.
 
-A value that cannot be read becomes a ``Row`` with an error, never an exception. A JSONL file goes on
-at the next line; an array cannot be re-synchronised, so a syntax error ends it with one error row.
+A value that cannot be read becomes a ``Row`` with an error, never an exception. A JSONL file goes
+on at the next line; an array cannot be re-synchronised, so a syntax error ends it with one error
+row.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ def read(path: str | Path) -> Iterator[Row]:
     if not head.strip():
         raise UserError("input", str(path), "is empty", "Export the annotations again")
     if head.startswith(UTF16):
-        raise UserError("input", str(path), "is UTF-16 text",
-                        f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name}")  # fmt: skip
+        raise UserError(
+            "input",
+            str(path),
+            "is UTF-16 text",
+            f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name}",
+        )
     if head.startswith(b"PK\x03\x04"):
         raise UserError("input", str(path), "is a zip archive", "Unpack it and give its files")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()

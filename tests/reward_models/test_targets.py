@@ -1,0 +1,158 @@
+"""Judgements → targets, with numbers worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align.config_errors import UserError
+from align.records import Candidate, Judgement, Message, PreferenceGroup
+from reward_models.preferences import targets
+
+SETTINGS = ("soft", "majority", "per_annotator")
+
+
+def group(*judgements, k=2):
+    ids = "abcdefgh"[:k]
+    candidates = tuple(Candidate(i, f"text {i}") for i in ids)
+    return PreferenceGroup("g", (Message("user", "q"),), candidates, tuple(judgements))
+
+
+def win(winner, loser="", annotator=None, **more):
+    loser = loser or ("b" if winner == "a" else "a")
+    return Judgement(annotator, "pair", {"winner": winner, "loser": loser}, **more)
+
+
+def tie(annotator=None):
+    return Judgement(annotator, "pair", {"tie": ["a", "b"]})
+
+
+def rank(annotator=None, **ranks):
+    return Judgement(annotator, "rank", ranks)
+
+
+def score(annotator=None, source="", **scores):
+    return Judgement(annotator, "score", scores, source=source)
+
+
+def short(made):
+    return [(p.a, p.b, round(p.target, 6), round(p.weight, 6)) for p in made]
+
+
+def test_a_single_vote_is_the_plain_bradley_terry_target():
+    assert short(targets(group(win("b")))) == [(1, 0, 1.0, 1.0)]
+
+
+def test_soft_votes():
+    votes = group(win("a"), win("a"), win("b"))
+    assert short(targets(votes)) == [(0, 1, 0.666667, 1.0)]
+    assert short(targets(votes, alpha=1.0)) == [(0, 1, 0.6, 1.0)]
+    assert short(targets(group(win("a")), alpha=1.0)) == [(0, 1, 0.666667, 1.0)]
+
+
+def test_a_tie_is_half_a_vote_or_none():
+    votes = group(win("b"), tie())
+    assert short(targets(votes)) == [(1, 0, 0.75, 1.0)]
+    assert short(targets(votes, ties="drop")) == [(1, 0, 1.0, 1.0)]
+    assert short(targets(group(tie()))) == [(0, 1, 0.5, 1.0)]
+    assert targets(group(tie()), ties="drop") == []
+
+
+def test_majority():
+    assert short(targets(group(win("b"), win("b"), win("a")), aggregate="majority")) == [
+        (1, 0, 1.0, 1.0)
+    ]
+    split = group(win("b"), win("a"))
+    assert short(targets(split, aggregate="majority")) == [(0, 1, 0.5, 1.0)]
+    assert targets(split, aggregate="majority", ties="drop") == []
+
+
+def test_per_annotator_gives_one_pair_each():
+    votes = group(win("a", annotator="x"), win("b", annotator="y"), tie("z"))
+    assert short(targets(votes, aggregate="per_annotator")) == [
+        (0, 1, 1.0, 1.0), (1, 0, 1.0, 1.0), (0, 1, 0.5, 1.0),
+    ]  # fmt: skip
+
+
+def test_one_annotator_has_one_vote_however_often_they_say_it():
+    votes = group(*[win("a", annotator="x")] * 4, win("b", annotator="y"))
+    assert short(targets(votes)) == [(0, 1, 0.5, 1.0)]
+
+
+def test_full_ranking_of_four_makes_six_pairs_of_one_sixth():
+    made = targets(group(rank(a=2, b=1, c=4, d=3), k=4))
+    assert len(made) == 6
+    assert {round(p.weight, 6) for p in made} == {0.166667}
+    assert {(p.a, p.b) for p in made} == {(1, 0), (0, 2), (0, 3), (1, 2), (1, 3), (3, 2)}
+
+
+def test_null_rank_makes_no_pair_and_equal_ranks_a_tie():
+    made = targets(group(rank(a=1, b=None, c=1, d=2), k=4))
+    assert short(made) == [(0, 2, 0.5, 0.333333), (0, 3, 1.0, 0.333333), (2, 3, 1.0, 0.333333)]
+
+
+def test_scores_are_compared_and_equal_scores_tie():
+    assert short(targets(group(score(a=3.0, b=4.5)))) == [(1, 0, 1.0, 1.0)]
+    assert short(targets(group(score(a=3.0, b=3.0)))) == [(0, 1, 0.5, 1.0)]
+
+
+def test_margin_is_off_by_default_and_never_mixes_units():
+    scored = group(score("x", a=1.0, b=4.0), score("y", a=2.0, b=3.0))
+    assert targets(scored)[0].margin is None
+    assert targets(scored, margin=True)[0].margin == 2.0
+    mixed = group(score("x", "stars", a=1.0, b=4.0), score("y", "percent", a=20.0, b=90.0))
+    assert targets(mixed, margin=True)[0].margin is None
+    against = group(win("a", strength=3.0), win("a", strength=1.0), win("b", strength=9.0))
+    assert targets(against, margin=True)[0].margin == 2.0
+    assert targets(group(rank(a=1, b=2)), margin=True)[0].margin is None
+
+
+def test_min_annotators_and_suspects():
+    assert targets(group(win("a")), min_annotators=2) == []
+    assert len(targets(group(win("a"), win("a")), min_annotators=2)) == 1
+    flagged = group(win("a", suspect="display_order"), win("b"))
+    assert short(targets(flagged)) == [(0, 1, 0.5, 1.0)]
+    assert short(targets(flagged, suspects="drop")) == [(1, 0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"aggregate": "mean"}, "aggregate"), ({"ties": "keep"}, "ties"), ({"alpha": -1.0}, "alpha")],
+)
+def test_unknown_settings_are_user_errors(options, field):
+    with pytest.raises(UserError, match=field):
+        targets(group(win("a")), **options)
+
+
+names = st.sampled_from(["a", "b", "c", "d"])
+judgement = st.one_of(
+    st.permutations("abcd").map(lambda p: win(p[0], p[1])),
+    st.dictionaries(names, st.one_of(st.none(), st.integers(1, 4)), min_size=1).map(
+        lambda r: Judgement(None, "rank", r)
+    ),
+    st.dictionaries(names, st.floats(-5, 5), min_size=1).map(lambda s: Judgement(None, "score", s)),
+)
+
+
+@given(st.lists(judgement, max_size=5), st.sampled_from(SETTINGS))
+def test_candidate_order_does_not_change_what_is_trained(judgements, aggregate):
+    first = group(*judgements, k=4)
+    turned = PreferenceGroup("g", first.prompt, first.candidates[::-1], first.judgements)
+
+    def by_name(g):
+        rows = []
+        for p in targets(g, aggregate=aggregate):
+            a, b = g.candidates[p.a].id, g.candidates[p.b].id
+            a, b = sorted((a, b)) if p.target == 0.5 else (a, b)
+            rows.append((a, b, round(p.target, 9), round(p.weight, 9)))
+        return sorted(rows)
+
+    assert by_name(first) == by_name(turned)
+
+
+@given(st.lists(judgement, max_size=5), st.sampled_from(["half", "drop"]))
+def test_weights_of_a_group_sum_to_one(judgements, ties):
+    made = targets(group(*judgements, k=4), ties=ties)
+    assert not made or sum(p.weight for p in made) == pytest.approx(1.0)
+    assert all(p.target >= 0.5 for p in made)
