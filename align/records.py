@@ -335,8 +335,8 @@ def _check_judgement(kind: Any, value: Any) -> None:
     if kind == "pair":
         tie = value.get("tie")
         ids = tie if "tie" in value else [value.get("winner"), value.get("loser")]
-        if not (isinstance(ids, (list, tuple)) and len(ids) == 2 and len(set(ids)) == 2
-                and all(isinstance(i, str) for i in ids)):  # fmt: skip
+        if not (isinstance(ids, (list, tuple)) and all(isinstance(i, str) for i in ids)
+                and len(ids) == 2 and len(set(ids)) == 2):  # fmt: skip
             raise RecordError(f"pair judgement {short(value)} does not name two candidates")
         return
     for number in value.values():

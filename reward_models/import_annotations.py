@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("--input", action="append", required=True, metavar="FILE", help="an export; repeatable")
+    add("--input", action="extend", nargs="+", required=True, metavar="FILE", help="exports")
     add("--output", required=True, metavar="DIR", help="where the files are written")
     add("--format", choices=[f.name for f in FORMATS], help="default: detected by content")
     add(
@@ -55,14 +55,11 @@ def settings_from(argv: Sequence[str] | None) -> ImportSettings:
     args = parser().parse_args(argv)
     if args.min_annotators < 1:
         raise UserError("min_annotators", args.min_annotators, "is below 1", "Use 1 or more")
-    output = Path(args.output)
-    if output.exists() and not output.is_dir():
-        raise UserError("output", args.output, "is a file", "Give a folder")
     config = load_label_config(args.label_config) if args.label_config else None
     order = tuple(b.strip() for b in args.bucket_order.split(",") if b.strip())
     return ImportSettings(
         inputs=tuple(dict.fromkeys(args.input)),
-        output=output,
+        output=Path(args.output),
         format=args.format,
         options=Options(config, order),
         aggregate=args.aggregate,
@@ -97,6 +94,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{name:<8}{total:>8} in  {counts['used']:>8} used   {dropped}".rstrip())
     splits = ", ".join(f"{name} {n}" for name, n in report["splits"].items())
     lines.append(f"{'pairs':<8}{report['pairs']:>8}     {splits}")
+    if report["merged_rows"]:
+        lines[-2] += f"   {report['merged_rows']} rows joined a comparison that was there already"
     lines += [f"warning: {text}" for text in report["warnings"]]
     return "\n".join(lines + [f"note: {text}" for text in report["advice"]])
 

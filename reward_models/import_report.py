@@ -36,6 +36,8 @@ code { font-size: .85em; }
 <td class="n">{{ c.used }}</td><td>{% for reason, n in c.dropped.items() %}{{ n }} {{ reason }}
 {%- if c.examples[reason] %} <span class="soft">(first: {{ c.examples[reason] }})</span>{% endif %}
 {{- ", " if not loop.last }}{% else %}none{% endfor %}</td></tr>{% endfor %}</table>
+<p class="soft">{{ r.merged_rows }} used rows joined a comparison that was there already: the same
+prompt and the same answers.</p>
 <h2>Inputs</h2>
 <table><tr><th>file</th><th>format</th><th>evidence</th><th class="n">used</th></tr>
 {% for i in r.inputs %}<tr><td>{{ i.file }}</td><td>{{ i.format }}</td><td>{{ i.evidence }}</td>
@@ -51,12 +53,12 @@ code { font-size: .85em; }
 <table><tr><th>annotator</th><th class="n">judgements</th><th class="n">agreement</th>
 <th>95 % interval</th><th class="n">pairs</th><th></th></tr>
 {% for name, a in r.quality.agreement.annotators.items() %}<tr><td>{{ name }}</td>
-<td class="n">{{ a.votes }}</td>{{ share(a) }}</tr>{% endfor %}</table>
+<td class="n">{{ a.judgements }}</td>{{ share(a) }}</tr>{% endfor %}</table>
 <h2>Findings</h2>
-<table><tr><th>what</th><th class="n">groups</th><th>group ids to look at</th></tr>
-{% for name, ids in r.quality.examples.items() %}<tr><td>{{ name }}</td>
-<td class="n">{{ ids | length }}{{ "+" if ids | length == 20 }}</td>
-<td>{% for id in ids[:5] %}<code>{{ id }}</code> {% endfor %}</td></tr>
+<table><tr><th>what</th><th class="n">times</th><th>group ids to look at</th></tr>
+{% for name, found in r.quality.findings.items() %}<tr><td>{{ name }}</td>
+<td class="n">{{ found.count }}</td>
+<td>{% for id in found.group_ids[:5] %}<code>{{ id }}</code> {% endfor %}</td></tr>
 {% else %}<tr><td colspan="3">none</td></tr>{% endfor %}
 <tr><td>prompts in two splits</td><td class="n">{{ r.quality.prompts_in_two_splits }}</td>
 <td></td></tr></table>

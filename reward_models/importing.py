@@ -7,18 +7,20 @@ only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from align.config_errors import UserError
-from align.records import Counts, PreferenceGroup, RecordError, messages_json, prompt_key
+from align.data.splits import assign
+from align.jsonl import short
+from align.records import Counts, PreferenceGroup, messages_json, prompt_key
 from reward_models.annotations.base import Detection, Intake, Options, merge
 from reward_models.annotations.detect import detect, format_named
 from reward_models.annotations.reading import read
@@ -26,6 +28,8 @@ from reward_models.preferences import targets
 from reward_models.quality import Quality, advice
 
 SPLITS = ("train", "validation", "test")
+# file, line, row number
+Where = tuple[str | None, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -47,41 +51,60 @@ class ImportSettings:
 
 
 def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
-    """The split of a prompt key: a hash of seed and key, so it never depends on the other rows."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64 * sum(fractions)
-    for name, fraction in zip(SPLITS, fractions, strict=False):
-        if place < fraction:
-            return name
-        place -= fraction
-    return next(n for n, f in reversed(list(zip(SPLITS, fractions, strict=False))) if f > 0)
+    """The split of a prompt key; fractions need not add up to 1."""
+    parts = {n: f / sum(fractions) for n, f in zip(SPLITS, fractions, strict=True)}
+    return assign(key, parts, seed)
 
 
 def run_import(settings: ImportSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Imports and returns the report (also written as report.json unless ``dry_run``).
 
-    Raises UserError where the input or the settings are wrong; nothing is left behind then.
+    Raises UserError where the input or the settings are wrong; nothing is left behind then, and
+    what an earlier import wrote stays.
     """
     detections = [_detection(path, settings) for path in settings.inputs]
     for path, found in zip(settings.inputs, detections, strict=True):
         say(f"{path}: {found.format.name} ({found.evidence})")
-    settings.output.mkdir(parents=True, exist_ok=True)
-    # A random name would survive a crash unnoticed; this one is overwritten by the next run.
-    work = settings.output / ".import.tmp"
-    work.mkdir(exist_ok=True)
-    try:
+    with _workspace(settings) as work:
         report = _import(settings, detections, work)
         if not settings.dry_run:
-            for path in sorted(work.iterdir()):
-                if path.name != "spool":
-                    os.replace(path, settings.output / path.name)
+            _publish(work, settings.output)
+    return report
+
+
+@contextmanager
+def _workspace(settings: ImportSettings) -> Iterator[Path]:
+    """A folder to write in, gone afterwards. Beside the output, so that renaming is enough."""
+    if settings.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    # A random name would survive a crash unnoticed; this one is overwritten by the next run.
+    work = settings.output / ".import.tmp"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}"
+        raise UserError("output", str(settings.output), reason, "Give another folder") from None
+    try:
+        yield work
     finally:
         for path in work.iterdir():
             path.unlink()
         work.rmdir()
         if not any(settings.output.iterdir()):
             settings.output.rmdir()
-    return report
+
+
+def _publish(work: Path, output: Path) -> None:
+    """Moves the files; the old report.json goes first and the new one comes last.
+
+    Where there is a report.json, the files beside it are those that it counts.
+    """
+    (output / "report.json").unlink(missing_ok=True)
+    names = sorted(path.name for path in work.iterdir() if path.name != "spool")
+    for name in sorted(names, key=lambda name: name == "report.json"):
+        os.replace(work / name, output / name)
 
 
 def _detection(path: str, settings: ImportSettings) -> Detection:
@@ -97,7 +120,7 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
         rejects = stack.enter_context(open(work / "rejects.jsonl", "w", encoding="utf-8"))
         intake = Intake(settings.options, lambda record: _write(rejects, record))
         with open(work / "spool", "w", encoding="utf-8") as spool:
-            times, per_file = _spool(settings, found, intake, quality, spool)
+            times, per_file = _read_all(settings, found, intake, quality, spool)
         if not intake.rows.used:
             _nothing_usable(settings, intake)
         names = ("preferences", "pairs", *SPLITS)
@@ -106,10 +129,11 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
         }
         splits: Counter[str] = Counter()
         pairs = 0
-        for group in _merged(work / "spool", times):
+        for where, group in _merged(work / "spool", times):
             made = _targets(group, settings)
             if not made:
-                groups.drop("no_pair")
+                groups.drop("no_pair", where=f"{where[0]}:{where[1]}" if where[0] else None)
+                _write(rejects, _no_pair(where, group))
                 continue
             groups.use()
             key = prompt_key(group.prompt)
@@ -130,15 +154,18 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
                 "Loosen --ties, --min_annotators or --suspects",
             )
     report = _report(settings, found, intake, quality, groups, splits, pairs, per_file)
-    with open(work / "report.json", "w", encoding="utf-8") as file:
-        json.dump(report, file, ensure_ascii=False, indent=2)
     from reward_models.import_report import render  # jinja2 only when a page is written
 
-    (work / "report.html").write_text(render(report), encoding="utf-8")
+    for name, text in (
+        ("report.json", json.dumps(report, ensure_ascii=False, indent=2) + "\n"),
+        ("report.html", render(report)),
+    ):
+        # Field names and annotators come from the input: they may hold a lone surrogate.
+        (work / name).write_bytes(text.encode("utf-8", "backslashreplace"))
     return report
 
 
-def _spool(
+def _read_all(
     settings: ImportSettings,
     found: Sequence[Detection],
     intake: Intake,
@@ -153,25 +180,44 @@ def _spool(
         for group in detection.format.parse(read(path), intake):
             times[group.group_id] += 1
             quality.observe_shown(group)
-            _write(spool, group.to_json())
+            row = intake.row
+            where = (row.file, row.line, row.number) if row else (None, None, None)
+            _write(spool, [where, group.to_json()])
         per_file.append({"format": detection.format.name, **intake.rows.to_json()})
         intake.rows = before + intake.rows
     return times, per_file
 
 
-def _merged(spool: Path, times: Counter[str]) -> Iterator[PreferenceGroup]:
-    waiting: dict[str, list[PreferenceGroup]] = {}
+def _merged(spool: Path, times: Counter[str]) -> Iterator[tuple[Where, PreferenceGroup]]:
+    """(where its first row stands, group) of each comparison."""
+    waiting: dict[str, tuple[Where, list[PreferenceGroup]]] = {}
     with open(spool, encoding="utf-8") as file:
         for line in file:
-            group = PreferenceGroup.from_json(json.loads(line))
+            where, record = json.loads(line)
+            group = PreferenceGroup.from_json(record)
             n = times[group.group_id]
             if n > 1:
-                parts = waiting.setdefault(group.group_id, [])
+                where, parts = waiting.setdefault(group.group_id, (where, []))
                 parts.append(group)
                 if len(parts) < n:
                     continue
-                group = merge(waiting.pop(group.group_id))
-            yield group
+                del waiting[group.group_id]
+                group = merge(parts)
+            yield where, group
+
+
+def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:
+    """The rejects.jsonl record of a group whose rows were read but whose votes make no pair."""
+    file, line, number = where
+    detail = f"its {len(group.judgements)} judgement(s) make no pair under these settings"
+    return {
+        "file": file,
+        "line": line,
+        "row": number,
+        "reason": "no_pair",
+        "detail": detail,
+        "record": short(group.to_json(), 500),
+    }
 
 
 def _targets(group: PreferenceGroup, settings: ImportSettings) -> list[Any]:
@@ -202,8 +248,9 @@ def pair_rows(group: PreferenceGroup, made: Sequence[Any], split: str) -> Iterat
 
 
 def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:
-    reasons = ", ".join(f"{n} {r}" for r, n in intake.rows.dropped.most_common())
-    first = next(iter(intake.rows.examples.values()), "")
+    dropped = intake.rows.dropped.most_common()
+    reasons = ", ".join(f"{n} {reason}" for reason, n in dropped)
+    first = intake.rows.examples.get(dropped[0][0]) if dropped else None
     fix = "See docs/annotations.md for what each reason means"
     if intake.rows.dropped["bad_encoding"]:
         fix = "Save the file as UTF-8 (iconv -f GB18030 -t UTF-8 FILE for a Chinese Windows file)"
@@ -233,10 +280,14 @@ def _report(
         ],
         "rows": intake.rows.to_json(),
         "votes": intake.votes.to_json(),
+        # Rows used == groups used and dropped + rows merged into a group that was there already.
         "groups": groups.to_json(),
+        "merged_rows": intake.rows.used - groups.total,
         "pairs": pairs,
         "splits": {name: splits[name] for name in SPLITS},
         "settings": {
+            "label_config": settings.options.label_config is not None,
+            "bucket_order": list(settings.options.bucket_order),
             "aggregate": settings.aggregate,
             "ties": settings.ties,
             "alpha": settings.alpha,
@@ -251,12 +302,10 @@ def _report(
     }
 
 
-def _write(file: TextIO, record: dict[str, Any]) -> None:
+def _write(file: TextIO, record: Any) -> None:
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     try:
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate: only the escaped form can be written
         text = json.dumps(record, allow_nan=False)
-    except ValueError as error:
-        raise RecordError(str(error), code="bad_value") from None
     file.write(text + "\n")

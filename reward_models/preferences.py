@@ -57,7 +57,8 @@ def targets(
     aggregate: ``soft`` the formula above; ``majority`` 1 for the side with more votes (an even
     split stays 0.5, or goes with ``ties="drop"``); ``per_annotator`` one pair per annotator, each
     with the pair's full weight, so that a group counts once per annotator.
-    ties: ``half`` a tie is half a vote for each side; ``drop`` a tie is no vote.
+    ties: ``half`` a tie is half a vote for each side; ``drop`` a tie is no vote, and neither is
+    what an annotator said both ways equally often. Annotators who disagree evenly are no tie.
     margin: fill ``PairTarget.margin`` with the mean strength of the votes for the winner; None
     where sources are mixed, whose units differ. min_annotators: pairs with fewer votes are left
     out.
@@ -97,7 +98,10 @@ def votes(
                 continue
             scale = f"{judgement.kind}:{judgement.source}"
             raw[i, j].append(Vote(judgement.annotator, value, strength, scale))
-    return {pair: _one_each(cast) for pair, cast in sorted(raw.items())}
+    found = {pair: _one_each(cast) for pair, cast in sorted(raw.items())}
+    if ties == "drop":
+        found = {pair: [v for v in cast if v.value != 0.5] for pair, cast in found.items()}
+    return {pair: cast for pair, cast in found.items() if cast}
 
 
 def _compared(judgement: Judgement) -> Iterable[tuple[str, str, float, float | None]]:

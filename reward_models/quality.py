@@ -1,6 +1,6 @@
 """What an annotation set looks like before anyone trains on it: agreement, biases, contradictions.
 
-Figures are collected group by group, so memory grows with annotators and findings, not with rows.
+Figures are collected group by group: memory holds one digest a prompt, and the annotators.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ class Quality:
             return
         for cast in votes(group, ties="drop").values():
             for vote in cast:
-                if vote.value != 0.5:
-                    self._first[0] += vote.value > 0.5
-                    self._first[1] += 1
+                self._first[0] += vote.value > 0.5
+                self._first[1] += 1
 
     def observe(self, group: PreferenceGroup, key: str, split: str) -> None:
         """Takes a finished group. key: its prompt key. split: where it was written."""
@@ -62,8 +61,9 @@ class Quality:
                 self._find(f"suspect: {judgement.suspect}", group)
             if judgement.kind == "rank":
                 self.rankings += 1
-                n = sum(v is not None for v in judgement.value.values())
-                self.expected_untouched += 1.0 / math.factorial(n)
+                ranks = [v for v in judgement.value.values() if v is not None]
+                if len(ranks) > 1 and len(set(ranks)) == len(ranks):
+                    self.expected_untouched += 1.0 / math.factorial(len(ranks))
         self._pairs(group)
         self._candidates(group)
 
@@ -103,8 +103,9 @@ class Quality:
 
     def _find(self, kind: str, group: PreferenceGroup) -> None:
         self._found[kind] += 1
-        if len(self._findings[kind]) < MAX_EXAMPLES:
-            self._findings[kind].append(group.group_id)
+        examples = self._findings[kind]
+        if len(examples) < MAX_EXAMPLES and group.group_id not in examples:
+            examples.append(group.group_id)
 
     def report(self) -> dict[str, Any]:
         """All figures as JSON values. Rates carry a 95 % Wilson interval."""
@@ -125,12 +126,15 @@ class Quality:
             "untouched_rankings_by_chance": round(self.expected_untouched, 3),
             "prompts": len(self._split_of),
             "prompts_in_two_splits": self._leaks,
-            "examples": dict(sorted(self._findings.items())),
+            "findings": {
+                kind: {"count": self._found[kind], "group_ids": ids}
+                for kind, ids in sorted(self._findings.items())
+            },
         }
 
     def _agreement_report(self) -> dict[str, Any]:
         annotators = {
-            name: {"votes": n, **rate(*map(int, self._agree.get(name, (0, 0))))}
+            name: {"judgements": n, **rate(*map(int, self._agree.get(name, (0, 0))))}
             for name, n in sorted(self._votes.items())
         }
         agreed = sum(int(a) for a, _ in self._agree.values())

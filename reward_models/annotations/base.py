@@ -1,7 +1,8 @@
 """What every importer shares: the format description, row accounting, building a group.
 
 Each input row ends as used or as dropped under a named reason, so rows in == used + Σ dropped.
-Votes (annotations inside a row) have a second ledger of the same kind.
+Votes (annotations inside a row) have a second ledger of the same kind; the votes of a dropped row
+are dropped under the row's reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from align.jsonl import short
@@ -30,7 +31,8 @@ from align.records import (
 class Row:
     """One input row. line: where it begins in the file, from 1. number: its position, from 1.
 
-    obj: the JSON value. error: why there is no value, as (code, detail).
+    obj: the JSON value. error: why there is no value, as (code, detail). ends: the file cannot be
+    read beyond this row.
     """
 
     file: str
@@ -38,6 +40,7 @@ class Row:
     number: int
     obj: Any = None
     error: tuple[str, str] | None = None
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class Options:
 
 
 class Intake:
-    """The books of one import: rows, votes, rejects and warnings of all files together."""
+    """The books of one import: rows, votes, rejects and warnings of all files together.
+
+    row: the row that is being read.
+    """
 
     def __init__(
         self,
@@ -65,16 +71,33 @@ class Intake:
         self.rows = Counts()
         self.votes = Counts()
         self.warnings: Counter[str] = Counter()
+        self.row: Row | None = None
         self._on_reject = on_reject or (lambda _: None)
         self._seen: set[bytes] = set()
+        self._votes_before = (0, 0)
+
+    def begin(self, row: Row) -> None:
+        """Say which row the next votes belong to."""
+        self.row, self._votes_before = row, (self.votes.used, self.votes.total)
 
     def use(self) -> None:
         """Count a used row."""
         self.rows.use()
 
-    def drop(self, row: Row, code: str, detail: str) -> None:
-        """Count a dropped row and write it to the rejects."""
+    def drop(self, row: Row, code: str, detail: str, votes: int = 0) -> None:
+        """Count a dropped row and write it to the rejects.
+
+        votes: how many votes the row holds; those without a reason of their own get the row's.
+        """
+        if self.row is not row:
+            self.begin(row)
         self.rows.drop(code, where=f"{row.file}:{row.line}")
+        used, total = self._votes_before
+        self.votes.used = used
+        if votes > self.votes.total - total:
+            self.drop_vote(code, votes - (self.votes.total - total))
+        if row.ends:
+            self.warn(f"{row.file} could be read up to line {row.line} only: {detail}")
         record = {
             "file": row.file,
             "line": row.line,
@@ -91,7 +114,8 @@ class Intake:
 
     def drop_vote(self, reason: str, n: int = 1) -> None:
         """Count something that looks like a vote and is none."""
-        self.votes.drop(reason, n=n)
+        where = f"{self.row.file}:{self.row.line}" if self.row else None
+        self.votes.drop(reason, where=where, n=n)
 
     def warn(self, message: str) -> None:
         """Remember a warning and how often it occurred."""
@@ -119,20 +143,33 @@ class Format:
     parse: Callable[[Iterable[Row], Intake], Iterator[PreferenceGroup]]
 
 
+@dataclass
+class Detection:
+    """Which format a file has and why. evidence: one sentence."""
+
+    format: Format
+    evidence: str
+
+
 def row_by_row(
-    convert: Callable[[Any, Intake], PreferenceGroup],
+    convert: Callable[[Any, Intake], PreferenceGroup], votes_in: Callable[[Any], int]
 ) -> Callable[[Iterable[Row], Intake], Iterator[PreferenceGroup]]:
-    """The ``parse`` of a format where each row is a group. convert raises RecordError to drop."""
+    """The ``parse`` of a format where each row is a group.
+
+    convert: row → group; it counts the row's votes and raises RecordError to drop the row.
+    votes_in: how many votes a row holds, whatever becomes of them.
+    """
 
     def parse(rows: Iterable[Row], intake: Intake) -> Iterator[PreferenceGroup]:
         for row in rows:
+            intake.begin(row)
             if row.error is not None:
                 intake.drop(row, *row.error)
                 continue
             try:
                 group = convert(row.obj, intake)
             except RecordError as error:
-                intake.drop(row, error.code, error.message)
+                intake.drop(row, error.code, error.message, votes_in(row.obj))
                 continue
             intake.use()
             yield group
@@ -153,7 +190,10 @@ def make_group(
     judgements: Sequence[Judgement] = (),
     meta: dict[str, Any] | None = None,
 ) -> PreferenceGroup:
-    """A group with its content key as id; RecordError where there is nothing to compare."""
+    """A group with its content key as id.
+
+    RecordError where there is nothing to compare, or something that cannot be written as JSON.
+    """
     if not prompt or not any(m.content.strip() for m in prompt):
         raise RecordError("the prompt is empty", code="no_prompt")
     if len(candidates) < 2:
@@ -164,9 +204,14 @@ def make_group(
     if len({_content_key(c) for c in candidates}) == 1:
         raise RecordError("all candidates are the same text", code="identical_candidates")
     prompt, candidates = tuple(prompt), tuple(candidates)
-    return PreferenceGroup(
+    group = PreferenceGroup(
         group_key(prompt, candidates), prompt, candidates, tuple(judgements), meta or {}
     )
+    try:
+        json.dumps(group.to_json(), allow_nan=False)
+    except (TypeError, ValueError) as error:  # NaN in a field that is passed on unread
+        raise RecordError(f"cannot be written: {error}", code="bad_value") from None
+    return group
 
 
 def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
@@ -174,8 +219,10 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
 
     The first group's ids and order stay; the others' judgements are rewritten by content.
     """
+    if len(groups) == 1:
+        return groups[0]
     first, judgements = groups[0], list(groups[0].judgements)
-    meta = dict(first.meta)
+    meta: dict[str, Any] = {}
     for other in groups[1:]:
         free = list(first.candidates)
         ids = {}
@@ -184,9 +231,14 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
             free.remove(same)
             ids[candidate.id] = same.id
         judgements += [_renamed(j, ids) for j in other.judgements]
-        meta = {**other.meta, **meta}
-    if len(groups) > 1:
-        meta["merged"] = sum(int(g.meta.get("merged", 1)) for g in groups)
+    for group in reversed(groups):
+        meta.update(group.meta)
+    meta["merged"] = sum(_count(g, "merged", 1) for g in groups)
+    if any("both_bad" in g.meta for g in groups):
+        meta["both_bad"] = sum(_count(g, "both_bad", 0) for g in groups)
+    orders = {tuple(map(_content_key, g.candidates)) for g in groups}
+    if "display_order" in meta and len(orders) > 1:
+        meta["display_order"] = False  # the annotators did not all see this order
     return PreferenceGroup(first.group_id, first.prompt, first.candidates, tuple(judgements), meta)
 
 
@@ -218,6 +270,11 @@ def _renamed(judgement: Judgement, ids: dict[str, str]) -> Judgement:
     )
 
 
+def _count(group: PreferenceGroup, name: str, otherwise: int) -> int:
+    value = group.meta.get(name, otherwise)
+    return value if isinstance(value, int) else otherwise
+
+
 def _content_key(candidate: Candidate) -> str:
     # The exact text, not the normalised one: two answers that differ in a space or in case are
     # still two answers to the reward model.
@@ -226,14 +283,3 @@ def _content_key(candidate: Candidate) -> str:
 
 def _stable(parts: Any) -> bytes:
     return json.dumps(parts, sort_keys=True, default=str).encode("ascii", "backslashreplace")
-
-
-@dataclass
-class Detection:
-    """Which format a file has and why. evidence: one sentence."""
-
-    format: Format
-    evidence: str
-    matched: int = 0
-    sampled: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)

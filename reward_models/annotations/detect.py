@@ -46,7 +46,7 @@ def detect(path: str | Path) -> Detection:
         if 2 * len(evidence) >= len(objects):
             said = max(set(evidence), key=evidence.count)
             text = f"{len(evidence)} of the first {len(objects)} rows: {said}"
-            found.append(Detection(known, text, len(evidence), len(objects)))
+            found.append(Detection(known, text))
     if len(found) == 1:
         return found[0]
     if found:

@@ -39,6 +39,8 @@ CANDIDATE_FIELD = re.compile(
     r"[_\- ]?([0-9]{1,2}|[a-z])$",
     re.IGNORECASE,
 )
+# What else a task holds that looks like annotations: field → reason.
+NO_VOTES = {"predictions": "prediction", "drafts": "draft"}
 SIDES = (("left", "right"), ("chosen", "rejected"), ("a", "b"))
 LIST_FIELDS = ("items", "answers", "responses", "candidates", "options", "completions", "outputs")
 ITEM_TEXT = ("body", "text", "content", "value", "html", "answer", "response", "title")
@@ -86,9 +88,9 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
         bucket_order=intake.options.bucket_order,
         meta=base.meta,
     )
-    predictions = obj.get("predictions")
-    if isinstance(predictions, list) and predictions:
-        intake.drop_vote("prediction", len(predictions))
+    for name, reason in NO_VOTES.items():
+        if _length(obj.get(name)):
+            intake.drop_vote(reason, _length(obj[name]))
     judgements: list[Judgement] = []
     reasons: dict[str, None] = {}
     for annotation in annotations:
@@ -106,6 +108,18 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     return make_group(prompt, candidates, judgements, task.meta)
 
 
+def votes_in(obj: Any) -> int:
+    """How many annotations, predictions and drafts a task holds."""
+    if not isinstance(obj, dict):
+        return 0
+    annotations = obj.get("annotations", obj.get("completions"))
+    return _length(annotations) + sum(_length(obj.get(name)) for name in NO_VOTES)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
 def _annotation(
     annotation: Any, task: Task, group_id: str, intake: Intake
 ) -> tuple[list[Judgement], str | None]:
@@ -114,13 +128,14 @@ def _annotation(
         return [], "malformed_annotation"
     if annotation.get("was_cancelled"):
         return [], "cancelled"
-    identity = annotation.get("id")
-    # Ids are unique in one Label Studio only: the content keeps two servers' ids apart.
-    if identity is not None and intake.seen("label_studio", group_id, identity):
-        return [], "duplicate_annotation_id"
+    identity, annotator = annotation.get("id"), annotator_of(annotation)
+    # Ids are unique in one Label Studio only: two servers may give one id to two people's votes.
+    key = ("label_studio", group_id, identity, annotator, annotation.get("created_at"))
+    if identity is not None and intake.seen(*key):
+        return [], "duplicate_annotation"
     if not annotation["result"]:
         return [], "empty_result"
-    return judgements_of(annotation["result"], annotator_of(annotation), task, intake.warn)
+    return judgements_of(annotation["result"], annotator, task, intake.warn)
 
 
 def annotator_of(annotation: Mapping[str, Any]) -> str | None:
@@ -200,14 +215,15 @@ def _candidates(
                 raise RecordError(f"data.{name} is not text", code="not_text")
         return tuple(Candidate(name, data[name]) for name in layout.candidates), {}
     found, titles = [], {}
-    for position, item in enumerate(data[layout.items]):
+    # Without an id of their own items are numbered as annotators count them, from 1.
+    for position, item in enumerate(data[layout.items], start=1):
         if isinstance(item, str):
             found.append(Candidate(str(position), item))
             continue
         name = _first(ITEM_TEXT, item) if isinstance(item, dict) else None
         text = item[name] if name else None
         if not isinstance(text, str):
-            raise RecordError(f"{layout.items}[{position}] has no text", code="not_text")
+            raise RecordError(f"item {position} of {layout.items} has no text", code="not_text")
         model = item.get("model")
         candidate = Candidate(
             str(item.get("id", position)), text, model if isinstance(model, str) else None
@@ -230,4 +246,4 @@ def _meta(obj: Mapping[str, Any]) -> dict[str, Any]:
     return meta
 
 
-FORMAT = Format("label_studio", "Label Studio JSON export", matches, row_by_row(convert))
+FORMAT = Format("label_studio", "Label Studio JSON export", matches, row_by_row(convert, votes_in))

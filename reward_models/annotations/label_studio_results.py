@@ -1,13 +1,12 @@
 """What the results of one Label Studio annotation say about a task's candidates.
 
 Every result ends as part of a judgement, or gives a reason; an annotation whose results say nothing
-about the candidates is not a vote. An annotation with contradicting results is none either: half of
-it would be a guess.
+about the candidates is not a vote. An annotation with a broken or contradicting result is none
+either: half of it would be a guess.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from align.records import Judgement
 from reward_models.annotations.label_config import LabelConfig, object_field
+from reward_models.annotations.label_studio_ratings import add_rating
 
 TIES = {
     "tie",
@@ -49,6 +49,9 @@ LABELS = re.compile(
     re.IGNORECASE,
 )
 
+# Reasons of results that may stand beside a vote.
+BESIDE = ("other_result", "no_such_candidate")
+
 Read = tuple[list[Judgement], str | None]
 
 
@@ -74,6 +77,7 @@ def judgements_of(
     """All judgements of one annotation, or ([], reason)."""
     judgements: list[Judgement] = []
     reasons: list[str] = []
+    notes: list[str] = []
     ratings: dict[str, dict[str, float]] = {}
     for result in results:
         value = result.get("value") if isinstance(result, dict) else None
@@ -87,11 +91,13 @@ def judgements_of(
         elif kind == "choices":
             found, reason = _choices(result, value, annotator, task)
         elif kind in ("rating", "number"):
-            found, reason = [], _rating(result, value, task, ratings)
+            found, reason = [], add_rating(result, value, task, ratings)
+            if reason == "no_such_candidate":  # it may rate the prompt, or the annotator's effort
+                notes.append(f"{kind} {result.get('from_name')!r} is about no candidate: left out")
         else:
             # Comments, labels on spans and the like are not about preference.
             found, reason = [], "other_result"
-        if reason and reason != "other_result":
+        if reason and reason not in BESIDE:
             return [], reason
         reasons += [reason] if reason else []
         judgements += found
@@ -100,6 +106,11 @@ def judgements_of(
         judgements.append(Judgement(annotator, "score", dict(scores), source=source))
     if _contradict(judgements):
         return [], "contradicting_results"
+    if judgements:
+        if any(_says_both_bad(result, task) for result in results):
+            task.meta["both_bad"] = task.meta.get("both_bad", 0) + 1
+        for note in notes:
+            warn(note)
     return (judgements, None) if judgements else ([], reasons[0] if reasons else "empty_result")
 
 
@@ -113,7 +124,7 @@ def _pairwise(
     selected = value.get("selected")
     if selected not in ("left", "right"):
         return [], "unknown_winner"
-    order = _sides(result, task)
+    order = _sides(result, task, warn)
     if order is None:
         return [], "unknown_sides"
     if task.assumed and not _confirmed(result, order):
@@ -130,20 +141,27 @@ def _pairwise(
     return [vote], None
 
 
-def _sides(result: Mapping[str, Any], task: Task) -> tuple[str, str] | None:
+def _sides(
+    result: Mapping[str, Any], task: Task, warn: Callable[[str], None]
+) -> tuple[str, str] | None:
     """(left, right) candidate ids.
 
-    By the config's ``toName`` order; else by the objects that ``to_name`` names (real exports name
-    the first one only); else in the order of the data keys.
+    By the config's ``toName`` order, or the field names given instead of one; else by the objects
+    that ``to_name`` names (real exports name the first one only); else in the order of the data
+    keys.
     """
-    names: Sequence[str] = ()
-    control = result.get("from_name")
-    if task.config is not None and isinstance(control, str):
-        names = task.config.targets.get(control, ())
-    if not names and isinstance(result.get("to_name"), str):
-        names = [n.strip() for n in result["to_name"].split(",")]
-    fields = [object_field(task.config, n, task.data) for n in names]
-    known = [f for f in fields if f in task.ids]
+    control, to_name = result.get("from_name"), result.get("to_name")
+    known = _known(to_name.split(",") if isinstance(to_name, str) else (), task)
+    config = task.config
+    if config is not None and config.targets:
+        names = config.targets.get(control, ()) if isinstance(control, str) else ()
+        known = _known(names, task) or known
+        if not names:
+            warn(f"the labelling config has no control {control!r}: is it this project's?")
+    elif config is not None and len(config.candidates) == 2:
+        if known and known[0] != config.candidates[0]:
+            warn(f"to_name {to_name!r} says otherwise than --label_config, which was followed")
+        return config.candidates[0], config.candidates[1]
     if len(known) == 2 and known[0] != known[1]:
         return known[0], known[1]
     if len(task.ids) != 2:
@@ -152,6 +170,12 @@ def _sides(result: Mapping[str, Any], task: Task) -> tuple[str, str] | None:
         other = task.ids[1] if task.ids[0] == known[0] else task.ids[0]
         return known[0], other
     return task.ids[0], task.ids[1]
+
+
+def _known(names: Sequence[str], task: Task) -> list[str]:
+    """The candidates among the data fields behind these object names."""
+    fields = [object_field(task.config, name.strip(), task.data) for name in names]
+    return [field for field in fields if field in task.ids]
 
 
 def _confirmed(result: Mapping[str, Any], order: tuple[str, str]) -> bool:
@@ -212,8 +236,6 @@ def _choices(
     named = [_candidate_named(c, task) for c in chosen]
     texts = [c.strip().lower() for c in chosen]
     if len(chosen) == 1 and texts[0] in TIES | BOTH_BAD and len(task.ids) == 2:
-        if texts[0] in BOTH_BAD:
-            task.meta["both_bad"] = task.meta.get("both_bad", 0) + 1
         vote = Judgement(annotator, "pair", {"tie": list(task.ids)}, source=source, suspect=suspect)
         return [vote], None
     if not any(named):
@@ -227,6 +249,12 @@ def _choices(
         )
         for i in losers
     ], None
+
+
+def _says_both_bad(result: Mapping[str, Any], task: Task) -> bool:
+    chosen = result["value"].get("choices") if result.get("type") == "choices" else None
+    text = chosen[0] if isinstance(chosen, list) and len(chosen) == 1 else chosen
+    return isinstance(text, str) and text.strip().lower() in BOTH_BAD and len(task.ids) == 2
 
 
 def _candidate_named(choice: str, task: Task) -> str | None:
@@ -250,50 +278,6 @@ def _candidate_named(choice: str, task: Task) -> str | None:
         return same[0]
     position = int(suffix) - 1 if suffix.isdigit() else ord(suffix) - ord("a")
     return task.ids[position] if 0 <= position < len(task.ids) else None
-
-
-def _rating(
-    result: Mapping[str, Any],
-    value: Mapping[str, Any],
-    task: Task,
-    ratings: dict[str, dict[str, float]],
-) -> str | None:
-    """Adds one rating under its control's name; returns the reason where it cannot."""
-    number = value.get("rating", value.get("number"))
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        return "malformed_result"
-    if not math.isfinite(number):
-        return "not_finite"
-    candidate = _rated(result, task)
-    if candidate is None:
-        return "unknown_candidate"
-    control = str(result.get("from_name") or "rating")
-    attribute = control.replace(candidate, "").strip("_-. ") or "rating"
-    attribute = re.sub(r"[_\- ]?([0-9]{1,2}|[ab])$", "", attribute, flags=re.IGNORECASE) or "rating"
-    scores = ratings.setdefault(attribute, {})
-    if candidate in scores:
-        return "repeated_candidate"
-    scores[candidate] = float(number)
-    return None
-
-
-def _rated(result: Mapping[str, Any], task: Task) -> str | None:
-    """The candidate behind ``to_name``, or the one whose name or suffix ``from_name`` carries."""
-    to_name, control = result.get("to_name"), result.get("from_name")
-    if isinstance(to_name, str):
-        name = object_field(task.config, to_name, task.data)
-        if name in task.ids:
-            return name
-    if not isinstance(control, str):
-        return None
-    inside = [i for i in task.ids if i in control]
-    if len(inside) == 1:
-        return inside[0]
-    match = re.search(r"[_\-]?([0-9]{1,2}|(?<=[_\-])[a-z])$", control.lower())
-    if not match:
-        return None
-    ends = [i for i in task.ids if re.search(rf"(?<![0-9]){match.group(1)}$", i.lower())]
-    return ends[0] if len(ends) == 1 else None
 
 
 def _contradict(judgements: Sequence[Judgement]) -> bool:

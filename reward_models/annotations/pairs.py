@@ -3,7 +3,8 @@
 Also read: ShareGPT rows ({"conversations", "chosen": {"from", "value"}, "rejected"}), Alpaca rows
 ({"instruction", "input", "chosen", "rejected"}) and rows without a prompt whose chosen and rejected
 are conversations with a common beginning. A row may carry ``annotator``, ``margin`` or
-``score_chosen``/``score_rejected``.
+``score_chosen``/``score_rejected``, and ``target``, the probability that chosen is better, as the
+derived ``pairs.jsonl`` does: 1 is a vote and 0.5 a tie; a share between is no single vote.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from align.data.pairs import common_prompt
 from align.records import (
     Candidate,
     Judgement,
@@ -52,20 +54,27 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
         Candidate("rejected", _content(rejected), _model(obj, "rejected")),
     )
     annotator = obj.get("annotator")
+    strength = _strength(obj)
+    negative = strength is not None and strength < 0
     judgement = Judgement(
         None if annotator is None else str(annotator),
         "pair",
-        {"winner": "chosen", "loser": "rejected"},
-        strength=_strength(obj),
+        _verdict(obj),
+        strength=None if negative else strength,
         source="pairs",
+        suspect="rejected_scores_higher" if negative else None,
     )
     group = make_group(prompt, candidates, (judgement,), {"source": "pairs"})
     key = (group.group_id, candidates[0].to_json()["content"], judgement.annotator)
     if intake.seen("pairs", *key):
-        intake.drop_vote("duplicate_row")
         raise RecordError("the same pair stands earlier in the input", code="duplicate_row")
     intake.vote()
     return group
+
+
+def votes_in(obj: Any) -> int:
+    """A pair is one vote."""
+    return int(isinstance(obj, dict))
 
 
 def split_turns(
@@ -79,12 +88,10 @@ def split_turns(
     n = len(prompt)
     if n and chosen[:n] == prompt and rejected[:n] == prompt:
         chosen, rejected = chosen[n:], rejected[n:]
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    if shared and shared == len(chosen) == len(rejected):
+    if chosen and chosen == rejected:
         raise RecordError("chosen and rejected are the same", code="identical_candidates")
-    prompt, chosen, rejected = prompt + chosen[:shared], chosen[shared:], rejected[shared:]
+    shared, chosen, rejected = common_prompt(chosen, rejected)
+    prompt += shared
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer:
             raise RecordError(f"{name} adds nothing to the prompt", code="empty_candidate")
@@ -126,10 +133,21 @@ def _strength(obj: dict[str, Any]) -> float | None:
     return None if high is None or low is None else high - low
 
 
+def _verdict(obj: dict[str, Any]) -> dict[str, Any]:
+    given = obj.get("target")
+    target = 1.0 if given is None else _number(given)
+    if target == 1.0:
+        return {"winner": "chosen", "loser": "rejected"}
+    if target == 0.5:
+        return {"tie": ["chosen", "rejected"]}
+    reason = f"target {given!r} is no single vote: import preferences.jsonl instead"
+    raise RecordError(reason, code="soft_target")
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
-FORMAT = Format("pairs", "prompt/chosen/rejected rows", matches, row_by_row(convert))
+FORMAT = Format("pairs", "prompt/chosen/rejected rows", matches, row_by_row(convert, votes_in))

@@ -1,8 +1,8 @@
 """Reads JSON arrays, JSON documents and JSONL row by row in bounded memory, errors as rows.
 
 A value that cannot be read becomes a ``Row`` with an error, never an exception. A JSONL file goes
-on at the next line; an array cannot be re-synchronised, so a syntax error ends it with one error
-row.
+on at the next line. An array cannot be re-synchronised, so a syntax error ends the file with one
+error row that has ``ends``: what stands behind it is not counted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,8 @@ from reward_models.annotations.base import Row
 CHUNK = 1 << 16
 MAX_ROW_BYTES = 64 << 20
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# A damaged or unfinished .gz, a disk that fails.
+BROKEN = (OSError, EOFError, zlib.error)
 
 
 def read(path: str | Path) -> Iterator[Row]:
@@ -59,7 +62,7 @@ def _head(path: Path) -> bytes:
     try:
         with _open(path) as file:
             return file.read(CHUNK)
-    except (OSError, EOFError) as error:  # a damaged .gz, no permission
+    except BROKEN as error:
         raise UserError("input", str(path), f"cannot be read: {error}", "Check the file") from None
 
 
@@ -74,8 +77,9 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
     while True:
         try:
             raw = file.readline(MAX_ROW_BYTES + 1)
-        except (OSError, EOFError) as error:
-            yield Row(name, line + 1, number + 1, error=("truncated_file", str(error)))
+        except BROKEN as error:
+            problem = ("truncated_file", str(error))
+            yield Row(name, line + 1, number + 1, error=problem, ends=True)
             return
         if not raw:
             return
@@ -84,7 +88,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(MAX_ROW_BYTES)
             number += 1
-            yield Row(name, line, number, error=("line_too_long", f"over {MAX_ROW_BYTES} bytes"))
+            yield Row(name, line, number, error=("row_too_long", f"over {MAX_ROW_BYTES} bytes"))
             continue
         if line == 1:
             raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -122,9 +126,10 @@ class _Text:
             raw = self.file.read(size)
             self.text += self._decode(raw, final=not raw)
         except UnicodeDecodeError as error:
+            self.text += error.object[: error.start].decode("utf-8")
             self.ended, self.error = True, ("bad_encoding", f"not UTF-8: {error.reason}")
             return False
-        except (OSError, EOFError) as error:
+        except BROKEN as error:
             self.ended, self.error = True, ("truncated_file", str(error))
             return False
         self.ended = not raw
@@ -144,23 +149,26 @@ class _Text:
 
 
 def _documents(file: BinaryIO, name: str, in_array: bool) -> Iterator[Row]:
-    """Values of one array, or white-space separated values."""
-    text, number = _Text(file), 0
-    if in_array:
-        text.skip_space()
-        text.skip(1)
+    """Values of arrays, one or several behind each other, or white-space separated values."""
+    text, number, inside = _Text(file), 0, False
     while True:
-        nxt = text.skip_space("," if in_array else "")
-        if nxt == "]" and in_array:
-            return
+        nxt = text.skip_space("," if inside else "")
+        if in_array and nxt == ("]" if inside else "["):
+            text.skip(1)
+            inside = not inside
+            continue
         number += 1
         if nxt == "":
-            if text.error or in_array:
-                error = text.error or ("truncated_file", "the array is never closed")
-                yield Row(name, text.line, number, error=error)
+            never = ("truncated_file", "the array is never closed") if inside else None
+            if error := text.error or never:
+                yield Row(name, text.line, number, error=error, ends=True)
+            return
+        if in_array and not inside:
+            error = ("bad_json", f"text behind the array: {text.text[:20]!r}")
+            yield Row(name, text.line, number, error=error, ends=True)
             return
         value, end, error = _value(text)
-        yield Row(name, text.line, number, value, error)
+        yield Row(name, text.line, number, value, error, ends=error is not None)
         if error:
             return
         text.skip(end)
@@ -178,20 +186,19 @@ def _value(text: _Text) -> tuple[Any, int, tuple[str, str] | None]:
             continue
         except json.JSONDecodeError as error:
             # Doubling keeps the repeated parsing of one huge value linear in its length.
-            if _may_go_on(error, len(text.text)) and len(text.text) <= MAX_ROW_BYTES:
+            if _may_go_on(error, len(text.text)):
+                if len(text.text) > MAX_ROW_BYTES:
+                    return None, 0, ("row_too_long", f"over {MAX_ROW_BYTES} characters")
                 if text.more(size):
                     size *= 2
                     continue
-                return (
-                    None,
-                    0,
-                    text.error or ("truncated_file", f"ends inside a value: {error.msg}"),
-                )
+                cut = ("truncated_file", f"ends inside a value: {error.msg}")
+                return None, 0, text.error or cut
             line = text.line + error.lineno - 1
-            detail = f"{error.msg} at line {line} column {error.colno}; the rest is not read"
+            detail = f"{error.msg} at line {line} column {error.colno}"
             return None, 0, ("bad_json", detail)
         except (RecursionError, ValueError) as error:
-            return None, 0, ("bad_json", f"{error}; the rest is not read")
+            return None, 0, ("bad_json", str(error))
 
 
 def _may_go_on(error: json.JSONDecodeError, length: int) -> bool:

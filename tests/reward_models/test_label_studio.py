@@ -119,18 +119,26 @@ def test_predictions_are_never_votes():
     assert dict(intake.votes.dropped) == {"prediction": 1}
 
 
-def test_annotators_as_number_or_object_and_duplicate_ids():
+def test_annotators_as_number_or_object_and_annotations_given_twice():
     groups, intake = run(
         [
             task(
                 pairwise(id=1, completed_by=3),
                 pairwise(id=2, completed_by={"id": 4, "email": "a@b.c"}),
-                pairwise(id=2, completed_by=9),
+                pairwise(id=2, completed_by=4),
+                pairwise(id=2, completed_by=9),  # the same id in another Label Studio
             )
         ]
     )
-    assert [j.annotator for j in groups[0].judgements] == ["3", "4"]
-    assert dict(intake.votes.dropped) == {"duplicate_annotation_id": 1}
+    assert [j.annotator for j in groups[0].judgements] == ["3", "4", "9"]
+    assert dict(intake.votes.dropped) == {"duplicate_annotation": 1}
+    assert intake.votes.examples == {"duplicate_annotation": "x.json:1"}
+
+
+def test_one_export_given_twice_counts_once():
+    groups, intake = run([task(pairwise()), task(pairwise())])
+    assert len(groups) == 1
+    assert dict(intake.rows.dropped) == {"duplicate_annotation": 1}
 
 
 def test_an_accepted_prediction_is_suspect():
@@ -143,12 +151,21 @@ def test_an_accepted_prediction_is_suspect():
 
 ITEMS = {
     "prompt": "Q",
-    "items": [{"id": "a", "title": "", "body": "x"}, {"id": "b", "body": "y"}, {"id": "c", "body": "z"}],
-}  # fmt: skip
+    "items": [
+        {"id": "a", "title": "", "body": "x"},
+        {"id": "b", "body": "y"},
+        {"id": "c", "body": "z"},
+    ],
+}
 
 
 def ranker(columns, name="rank"):
-    result = {"from_name": name, "to_name": "answers", "type": "ranker", "value": {"ranker": columns}}
+    result = {
+        "from_name": name,
+        "to_name": "answers",
+        "type": "ranker",
+        "value": {"ranker": columns},
+    }
     return {"id": 1, "completed_by": 1, "result": [result]}
 
 
@@ -179,7 +196,9 @@ def test_bucket_order_is_no_preference_unless_the_user_gives_one():
     assert dict(intake.rows.dropped) == {"buckets_without_order": 1}
     (group,), _ = run([task(ranker(buckets), **ITEMS)], bucket_order=("good", "bad"))
     assert group.judgements[0].value == {"a": 2, "b": 1, "c": None}
-    groups, intake = run([task(ranker({"best": ["a"], "_": ["b"]}), **ITEMS)], bucket_order=("good",))
+    groups, intake = run(
+        [task(ranker({"best": ["a"], "_": ["b"]}), **ITEMS)], bucket_order=("good",)
+    )
     assert dict(intake.rows.dropped) == {"unknown_bucket": 1}
 
 
@@ -222,17 +241,22 @@ def test_ratings_find_their_candidate_by_config_and_by_suffix():
     annotation = {"id": 1, "result": [rating("good_x", "x", 1), rating("good_y", "y", 5)]}
     data = {"prompt": "Q", "answer1": "A", "answer2": "B"}
     groups, _ = run([task(annotation, **data)], label_config=load_label_config(xml))
-    scores = {k: v for j in groups[0].judgements for k, v in j.value.items()}
-    assert scores == {"answer1": 1.0, "answer2": 5.0}
+    assert [j.value for j in groups[0].judgements] == [{"answer1": 1.0, "answer2": 5.0}]
+    assert groups[0].judgements[0].source == "label_studio:rating:good"
     annotation = {"id": 1, "result": [rating("rating_1", "txt", 1), rating("rating_2", "txt", 1)]}
     (group,), _ = run([task(annotation)])
     assert targets(group)[0].target == 0.5
     _, intake = run([task({"id": 1, "result": [rating("rating", "txt", 3)]})])
-    assert dict(intake.rows.dropped) == {"unknown_candidate": 1}
+    assert dict(intake.rows.dropped) == {"no_such_candidate": 1}
 
 
 def choice(*names):
-    result = {"from_name": "best", "to_name": "q", "type": "choices", "value": {"choices": [*names]}}
+    result = {
+        "from_name": "best",
+        "to_name": "q",
+        "type": "choices",
+        "value": {"choices": [*names]},
+    }
     return {"id": 1, "completed_by": 1, "result": [result]}
 
 
@@ -256,7 +280,7 @@ def test_choice_of_a_tie_and_of_both_bad():
 
 
 def test_choice_that_names_nothing_or_too_much_is_no_vote():
-    _, intake = run([task(choice("toxic")), task(choice("A", "B"))])
+    _, intake = run([task(choice("toxic")), task({**choice("A", "B"), "id": 2})])
     assert dict(intake.rows.dropped) == {"other_result": 1, "ambiguous_choice": 1}
 
 
@@ -274,7 +298,9 @@ def test_one_annotation_that_prefers_both_sides_is_no_vote():
 
 def test_two_sets_of_candidates_are_an_error_that_names_them():
     row = task(pairwise(), prompt="Q", answer1="A", answer2="B", response1="C", response2="D")
-    with pytest.raises(UserError, match=r"answer1\+answer2 or response1\+response2.*--label_config"):
+    with pytest.raises(
+        UserError, match=r"answer1\+answer2 or response1\+response2.*--label_config"
+    ):
         run([row])
 
 

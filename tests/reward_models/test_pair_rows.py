@@ -94,7 +94,10 @@ def test_sharegpt_and_alpaca_rows():
         ({"prompt": "q", "chosen": "a", "rejected": " "}, "empty_candidate"),
         ({"prompt": "q", "chosen": "a", "rejected": 3}, "bad_message"),
         ({"chosen": msg((A, "a")), "rejected": msg((A, "b"))}, "no_prompt"),
-        ({"chosen": msg((U, "q"), (A, "a")), "rejected": msg((U, "q"))}, "empty_candidate"),
+        ({"chosen": msg((U, "q"), (A, "a")), "rejected": msg((U, "q"))}, "bad_role"),
+        ({"prompt": "q", "chosen": [], "rejected": []}, "empty_candidate"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "target": 0.75}, "soft_target"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "target": True}, "soft_target"),
         ({"chosen": msg((U, "q"), (A, "a")), "rejected": msg((U, "r"), (A, "b"))}, "bad_role"),
         (["q", "a", "b"], "not_an_object"),
     ],
@@ -111,6 +114,38 @@ def test_the_same_pair_twice_counts_once_and_the_opposite_stays():
     assert len(groups) == 2
     assert groups[0].group_id == groups[1].group_id
     assert dict(intake.rows.dropped) == {"duplicate_row": 1}
+
+
+def test_answers_that_part_at_a_question_share_less():
+    (group,), _ = run(
+        {
+            "chosen": msg((U, "q"), (A, "x"), (U, "more"), (A, "good")),
+            "rejected": msg((U, "q"), (A, "x"), (U, "why"), (A, "bad")),
+        }
+    )
+    assert group.prompt == (Message(U, "q"),)
+    assert [c.content[1].content for c in group.candidates] == ["more", "why"]
+
+
+def test_scores_against_the_label_are_suspect_and_give_no_margin():
+    groups, _ = run(
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 7, "score_rejected": 4.5},
+        {"prompt": "q", "chosen": "c", "rejected": "d", "score_chosen": 1, "score_rejected": 3},
+    )
+    assert [(j.strength, j.suspect) for g in groups for j in g.judgements] == [
+        (2.5, None),
+        (None, "rejected_scores_higher"),
+    ]
+    assert targets(groups[1], suspects="drop") == []
+
+
+def test_a_derived_row_of_a_tie_is_a_tie():
+    groups, _ = run(
+        {"prompt": "q", "chosen": "a", "rejected": "b", "target": 0.5},
+        {"prompt": "q", "chosen": "c", "rejected": "d", "target": 1.0},
+        {"prompt": "q", "chosen": "e", "rejected": "f", "target": None},
+    )
+    assert [targets(g)[0].target for g in groups] == [0.5, 1.0, 1.0]
 
 
 def test_matching_says_what_it_saw():
