@@ -74,7 +74,7 @@ def load_causal_lm(
             model = model.merge_and_unload() if merge else model
         else:
             model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(folder))
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder))
     except (OSError, ValueError, KeyError) as e:
         reason = f"cannot be loaded as a causal language model ({str(e).splitlines()[0]})"
         raise UserError(field, str(folder), reason, "check that the folder is complete") from e
@@ -99,7 +99,7 @@ def max_positions(model: Any) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def _tokenizer_folder(folder: Path) -> str:
+def tokenizer_folder(folder: Path) -> str:
     """The model's own folder, or that of its base where an adapter came without a tokenizer."""
     if (folder / "tokenizer_config.json").is_file() or not is_adapter(folder):
         return str(folder)

@@ -17,9 +17,10 @@ from typing import Any
 from align import launch_env
 from align.config import DEFAULT_FILE, Config, load_config, parse_argv
 from align.config_errors import UserError
+from align.files import fingerprint
 from align.prerequisites import build, demo_data, is_ready, uses_demo_data
 from align.run import guarded
-from align.run_manifest import fingerprint, read_manifest, write_manifest
+from align.run_manifest import read_manifest, write_manifest
 from align.tools import to_words
 
 STAGES = ("tokenizer", "pretrain", "sft", "reward", "ppo", "dpo", "orpo")

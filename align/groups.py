@@ -5,7 +5,8 @@ annotation K = 2..9, a PPO rollout K = n samples. Two layouts hold the same numb
 
 - `grouped`: one row per group, `prompt | c1 | c2 | …`; positions restart after the prompt for every
   candidate and the mask hides candidates from each other, so the prompt is computed once;
-- `plain`: one row per candidate, `prompt | c`, for models that cannot take a 4-D mask.
+- `plain`: one row per candidate, `prompt | c`, for models that cannot take a 4-D mask;
+- `packed`: several groups of one candidate in a row, each hidden from the others (SFT packing).
 
 Predicted tokens are addressed by flat index pairs (row and column of the position that predicts,
 token predicted), candidate after candidate in the order of the groups: log-probs, values and
@@ -14,7 +15,7 @@ rewards are flat (N,) tensors in either layout, and padding never reaches a loss
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 
 from align.records import PairTarget
 
-LAYOUTS = ("grouped", "plain")
+LAYOUTS = ("grouped", "plain", "packed")
 
 
 @dataclass
@@ -61,11 +62,12 @@ class TokenGroup:
 class GroupBatch:
     """G groups with C candidates and N predicted tokens in R rows of T columns.
 
-    input_ids, position_ids: (R, T) int64. segment_ids: (R, T), 0 prompt, k >= 1 candidate, -1 padding.
-    pred_row, pred_col: (N,) position that predicts; labels: (N,) token predicted; candidate: (N,) in
-    [0, C). offsets: (C + 1,) bounds of each candidate in the flat tensors. end_row, end_col: (C,) last
-    token of each candidate. group_of: (C,) in [0, G). pair_*: (P,) candidate indices, target
-    P(a beats b), weight, margin (0 where there is none) and group. extras: flat (N,) or (C,) float32.
+    input_ids, position_ids: (R, T) int64. segment_ids: (R, T), 0 prompt, k ≥ 1 candidate, −1
+    padding. pred_row, pred_col: (N,) position that predicts; labels: (N,) token predicted;
+    candidate: (N,) in [0, C). offsets: (C + 1,) bounds of each candidate in the flat tensors.
+    end_row, end_col: (C,) last token of each candidate. group_of: (C,) in [0, G). pair_*: (P,)
+    candidate indices, target P(a beats b), weight, margin (0 where there is none) and group.
+    extras: flat (N,) or (C,) float32.
     """
 
     input_ids: torch.Tensor
@@ -130,7 +132,7 @@ class GroupBatch:
         None when no row is padded and none is shared (the causal mask alone is right and fastest).
         A query sees key j when j is not later, not padding, and in the prompt or in its own
         candidate; every position sees itself, so that a padded query has no empty row.
-        additive_dtype: give 0 / -inf-like numbers of this dtype instead of booleans (eager attention).
+        additive_dtype: give 0 and very negative numbers of this dtype, as eager attention wants.
         """
         seg = self.segment_ids
         if self.layout == "plain" or int(seg.max()) <= 1:
@@ -146,29 +148,52 @@ class GroupBatch:
         return zeros.masked_fill(~allowed, torch.finfo(additive_dtype).min)
 
 
-def collate(groups: Sequence[TokenGroup], pad_id: int, layout: str = "grouped") -> GroupBatch:
-    """Lay `groups` out as one GroupBatch, right-padded with `pad_id` to the longest row."""
+def collate(
+    groups: Sequence[TokenGroup], pad_id: int, layout: str = "grouped", row_length: int = 0
+) -> GroupBatch:
+    """Lay `groups` out as one GroupBatch, right-padded with `pad_id` to the longest row.
+
+    row_length: for "packed", tokens that a row may hold; a longer group gets a row of its own.
+    """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} is not one of {LAYOUTS}")
+    if layout == "packed":
+        return _assemble(groups, pad_id, layout, _packed(groups, row_length))
+    placed = (
+        (row, [(g, *candidate) for candidate in row.candidates])
+        for g, group in enumerate(groups)
+        for row in _place(group, layout)
+    )
+    return _assemble(groups, pad_id, layout, placed)
+
+
+def _assemble(
+    groups: Sequence[TokenGroup],
+    pad_id: int,
+    layout: str,
+    placed_rows: Iterable[tuple[_Row, list[tuple[int, int, int, int]]]],
+) -> GroupBatch:
+    """Number the rows and index their predicted tokens; candidates come in the groups' order."""
     rows: list[tuple[list[int], list[int], list[int]]] = []
-    flat: dict[str, list[int]] = {k: [] for k in ("row", "col", "label", "cand", "erow", "ecol", "of")}
+    names = ("row", "col", "label", "cand", "erow", "ecol", "of")
+    flat: dict[str, list[int]] = {name: [] for name in names}
     offsets = [0]
-    for g, group in enumerate(groups):
-        for placed in _place(group, layout):
-            base = len(rows)
-            rows.append((placed.ids, placed.positions, placed.segments))
-            for k, start, previous in placed.candidates:
-                completion, mask = group.completions[k], group.mask_of(k)
-                for i, token in enumerate(completion):
-                    if mask[i]:
-                        flat["row"].append(base)
-                        flat["col"].append(previous if i == 0 else start + i - 1)
-                        flat["label"].append(token)
-                        flat["cand"].append(len(flat["of"]))
-                flat["erow"].append(base)
-                flat["ecol"].append(start + len(completion) - 1)
-                flat["of"].append(g)
-                offsets.append(len(flat["label"]))
+    located = []
+    for row, candidates in placed_rows:
+        located += [(g, k, len(rows), start, previous) for g, k, start, previous in candidates]
+        rows.append((row.ids, row.positions, row.segments))
+    for g, k, base, start, previous in sorted(located):
+        completion, mask = groups[g].completions[k], groups[g].mask_of(k)
+        for i, token in enumerate(completion):
+            if mask[i]:
+                flat["row"].append(base)
+                flat["col"].append(previous if i == 0 else start + i - 1)
+                flat["label"].append(token)
+                flat["cand"].append(len(flat["of"]))
+        flat["erow"].append(base)
+        flat["ecol"].append(start + len(completion) - 1)
+        flat["of"].append(g)
+        offsets.append(len(flat["label"]))
     width = max(len(ids) for ids, _, _ in rows)
 
     def padded(index: int, value: int) -> torch.Tensor:
@@ -225,6 +250,29 @@ def _place(group: TokenGroup, layout: str) -> Iterator[_Row]:
         yield row
 
 
+def _packed(
+    groups: Sequence[TokenGroup], row_length: int
+) -> list[tuple[_Row, list[tuple[int, int, int, int]]]]:
+    """First fit, longest first: rows of whole documents, each a segment that sees only itself."""
+    rows: list[tuple[_Row, list[tuple[int, int, int, int]]]] = []
+    for g in sorted(range(len(groups)), key=lambda i: -groups[i].row_tokens("plain")):
+        group = groups[g]
+        if len(group.completions) != 1:
+            raise ValueError("packing takes groups of one completion")
+        ids = group.prompt_ids + group.completions[0]
+        fits = [r for r in rows if len(r[0].ids) + len(ids) <= row_length]
+        if not fits:
+            fits = [(_Row([], [], [], []), [])]
+            rows += fits
+        row, members = fits[0]
+        start = len(row.ids) + len(group.prompt_ids)
+        members.append((g, 0, start, start - 1))
+        row.ids.extend(ids)
+        row.positions.extend(range(len(ids)))
+        row.segments.extend([len(members)] * len(ids))
+    return rows
+
+
 def _collate_pairs(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
     index: dict[str, list[Any]] = {k: [] for k in ("a", "b", "target", "weight", "margin", "group")}
     base = 0
@@ -238,7 +286,10 @@ def _collate_pairs(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
             index["group"].append(g)
         base += len(group.completions)
     kinds = {"a": torch.long, "b": torch.long, "group": torch.long}
-    return {f"pair_{k}": torch.tensor(v, dtype=kinds.get(k, torch.float32)) for k, v in index.items()}
+    return {
+        f"pair_{name}": torch.tensor(values, dtype=kinds.get(name, torch.float32))
+        for name, values in index.items()
+    }
 
 
 def _collate_extras(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
@@ -252,7 +303,9 @@ def _collate_extras(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
                     values.append(float(entry))
                     continue
                 if len(entry) != sum(map(bool, group.mask_of(k))):
-                    raise ValueError(f"extras[{name!r}] of candidate {k}: one number per loss token")
+                    raise ValueError(
+                        f"extras[{name!r}] of candidate {k}: one number per loss token"
+                    )
                 values.extend(entry)
         out[name] = torch.tensor(values, dtype=torch.float32)
     return out

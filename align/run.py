@@ -19,14 +19,8 @@ from typing import Any
 from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import StopRequested, UserError
-from align.run_manifest import (
-    begin,
-    now,
-    read_manifest,
-    refuse_other_run,
-    write_atomic,
-    write_manifest,
-)  # fmt: skip
+from align.files import write_atomic
+from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
 # method: module with train(config) -> dict of headline metrics

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
+from align.files import fingerprint, write_atomic
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -23,15 +24,6 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "t
 # Settings that change what is watched or kept, not what is learned.
 _WATCHING = ("output_dir", "resume", "report_to", "run_name", "disable_tqdm", "save_total_limit",
              "log_level", "project")  # fmt: skip
-_SAMPLE = 1 << 20
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
@@ -53,31 +45,6 @@ def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def fingerprint(path: str | Path) -> str | None:
-    """Return a hash of a file or folder, or None for what is not on disk (a hub id).
-
-    Of files above 64 MiB the size and the first, middle and last MiB are hashed.
-    """
-    root = Path(path)
-    if not root.exists():
-        return None
-    digest = hashlib.sha256()
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    for file in files:
-        name = "" if root.is_file() else file.relative_to(root).as_posix()
-        size = file.stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= 64 * _SAMPLE:
-                while chunk := stream.read(_SAMPLE):
-                    digest.update(chunk)
-            else:
-                for start in (0, size // 2, size - _SAMPLE):
-                    stream.seek(start)
-                    digest.update(stream.read(_SAMPLE))
-    return digest.hexdigest()[:16]
 
 
 def inputs(config: Config) -> dict[str, dict[str, str | None]]:

@@ -18,7 +18,7 @@ def train(config: Config) -> dict[str, float]:
         return {}
     from align.data.corpus import iter_texts
     from align.data.tokenizer import compression, save_tokenizer, train_tokenizer
-    from align.run_manifest import write_atomic
+    from align.files import write_atomic
 
     assert config.data.text is not None  # config_checks asks for it
     settings = config.tokenizer

@@ -7,7 +7,7 @@ function needs no model at all, and neither sees the policy's token ids.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class WeightedSum:
             values = reward(prompts, completions, finished) if completions else []
             components[name] = checked(name, values, completions)
         total = [
-            sum(w * x for w, x in zip(self.weights, row, strict=True))
+            sum((w * x for w, x in zip(self.weights, row, strict=True)), 0.0)
             for row in zip(*components.values(), strict=True)
         ]
         return Scores(total, components)
@@ -89,16 +89,15 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
 
     values: whatever a reward returned: a list, tuple, array or one-dimensional tensor of numbers.
     """
-    if (
-        values is None
-        or isinstance(values, str | bytes | Mapping)
-        or not isinstance(values, Iterable)
-    ):
+    try:
+        if isinstance(values, str | bytes | Mapping | Set):  # iterable, but no list of numbers
+            raise TypeError
+        items = list(values)
+    except TypeError:  # also what tensors and arrays without a dimension raise
         raise RewardError(
             f"reward {name!r} returned {_short(values)} ({type(values).__name__}); "
             "it must return a list with one number per completion"
-        )
-    items = list(values)
+        ) from None
     if len(items) != len(completions):
         raise RewardError(
             f"reward {name!r} returned {len(items)} numbers for {len(completions)} completions"
@@ -106,8 +105,10 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
     result = []
     for i, item in enumerate(items):
         try:
+            if isinstance(item, str | bytes):  # float() would read "1.5"
+                raise TypeError
             value = float(item)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise RewardError(
                 f"reward {name!r} returned {_short(item)} for completion {i} "
                 f"({_short(completions[i])}); it must be a number"
@@ -124,9 +125,11 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
 def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
     """Build the rewards of a configuration.
 
-    sources: the `rewards` list; each item has kind (model | function), path and weight, as
-    attributes or keys. device: where reward models run. Raises UserError for an unknown kind, an
-    empty list, a weight that is no finite number, or a function that cannot be loaded.
+    sources: the `rewards` list; each item has kind (model | function), path, weight and calibrated,
+    as attributes or keys. device: where reward models run. In ZeRO-3 runs call it before the
+    TrainingArguments are built: after that every model that is loaded is partitioned.
+    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, or a
+    model or function that cannot be loaded.
     """
     if not sources:
         raise UserError("rewards", [], "is empty: nothing to optimise", "Add a reward")
@@ -136,15 +139,16 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
         get = source.get if isinstance(source, Mapping) else lambda k, d, s=source: getattr(s, k, d)
         kind, path, weight = get("kind", "model"), get("path", None), get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"rewards[{i}].weight", weight, "is not a number", "Use e.g. 1.0")
+            raise UserError(f"rewards.{i}.weight", weight, "is not a number", "Use e.g. 1.0")
         if not math.isfinite(weight):
-            raise UserError(f"rewards[{i}].weight", weight, "must be finite", "Use e.g. 1.0")
-        rewards.append(_make_one(kind, path, device, f"rewards[{i}]"))
+            raise UserError(f"rewards.{i}.weight", weight, "must be finite", "Use e.g. 1.0")
+        calibrated = bool(get("calibrated", False))
+        rewards.append(_make_one(kind, path, device, calibrated, f"rewards.{i}"))
         weights.append(float(weight))
     return WeightedSum(rewards, weights)
 
 
-def _make_one(kind: str, path: str | None, device: Any, field: str) -> Reward:
+def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, field: str) -> Reward:
     """One reward of the configuration; field: its dotted name, for errors."""
     if kind not in KINDS:
         known = " and ".join(KINDS)
@@ -157,19 +161,21 @@ def _make_one(kind: str, path: str | None, device: Any, field: str) -> Reward:
     if kind == "function":
         from align.rewards.function import FunctionReward
 
+        if calibrated:
+            reason = "is for reward models: a function has no reference samples"
+            raise UserError(f"{field}.calibrated", True, reason, "Use false")
         return FunctionReward(path, field=f"{field}.path")
     from align.rewards.model import ModelReward
 
-    return ModelReward(path, device=device)
+    return ModelReward(path, device, calibrated=calibrated, field=f"{field}.path")
 
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Names with #2, #3 … appended to repeated ones."""
-    seen: dict[str, int] = {}
-    result = []
+    result: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        numbered = (name, *(f"{name}#{k}" for k in range(2, len(names) + 1)))
+        result.append(next(n for n in numbered if n not in result))
     return result
 
 

@@ -5,27 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from align.records import Message
+from align.config_errors import UserError
+from align.records import Message, RecordError
+from align.rewards.base import RewardError
 
 
 class ModelReward:
     """Scores with a trained reward model, which reads texts with its own tokenizer and template.
 
-    path: the checkpoint's folder. Whether the policy ended a completion itself is not visible to
-    the model (it reads every text as a complete turn); the missing-EOS rule of
-    `align.rewards.shaping` is what treats unfinished completions.
+    path: the checkpoint's folder. calibrated: scores in standard deviations from the mean of the
+    reference samples in the checkpoint's contract; unlike running statistics these never move, so a
+    score means the same in every run and at every step. Whether the policy ended a completion
+    itself is not visible to the model (it reads every text as a complete turn); the missing-EOS
+    rule of `align.rewards.shaping` is what treats unfinished completions.
+    Raises UserError, naming field, where the folder holds no usable reward model.
     """
 
-    def __init__(self, path: str | Path, device: Any = None, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: Any = None,
+        batch_size: int = 16,
+        *,
+        calibrated: bool = False,
+        field: str = "rewards.path",
+    ) -> None:
         from reward_models.scorer import Scorer
 
+        _refuse_partitioning()
         folder = Path(path)
         # Stages keep their model in …/<stage>/final: "reward" says more than "final".
-        self.name = folder.parent.name if folder.name == "final" else folder.name
-        self.scorer = Scorer(path, device=device, batch_size=batch_size)
+        named = folder.resolve()
+        self.name = named.parent.name if named.name == "final" else named.name
+        self.calibrated = calibrated
+        try:
+            self.scorer = Scorer(path, device=device, batch_size=batch_size)
+        except UserError as error:
+            where = "" if error.field == "path" else f"{error.field} "
+            raise UserError(field, str(path), f"{where}{error.reason}", error.fix) from error
 
     def __call__(
         self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
     ) -> list[float]:
-        """Return the model's scores; its contract says their unit."""
-        return self.scorer.score(prompts, completions)
+        """Return the model's scores. Raises RewardError where its template refuses a prompt."""
+        try:
+            return self.scorer.score(prompts, completions, calibrated=self.calibrated)
+        except RecordError as error:
+            raise RewardError(f"reward {self.name!r} cannot read {error}") from error
+
+
+def _refuse_partitioning() -> None:
+    """A reward model loaded under ZeRO-3 would have empty weights outside an engine: say so."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        raise RuntimeError(
+            "a reward model must be loaded before TrainingArguments with ZeRO-3 are built: "
+            "call make_reward first"
+        )

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from align.advantages import Reduce, RunningMoments, token_rewards
+from align.config_errors import UserError
+
+EOS_MODES = ("none", "set", "subtract")
+SCORE_NORMS = ("none", "std", "mean_std")
 
 
 def missing_eos(
@@ -31,23 +35,12 @@ def missing_eos(
         return torch.where(done, scores, torch.full_like(scores, value))
     if mode == "subtract":
         return torch.where(done, scores, scores - value)
-    raise ValueError(f"missing_eos mode={mode!r} must be 'none', 'set' or 'subtract'")
+    raise ValueError(f"missing_eos mode={mode!r} is none of {', '.join(EOS_MODES)}")
 
 
 def length_penalty(scores: Tensor, lengths: Tensor | Sequence[int], per_token: float) -> Tensor:
     """Scores minus per_token for each completion token. scores, lengths: (C,). Returns (C,)."""
     return scores - per_token * torch.as_tensor(lengths, device=scores.device).to(scores)
-
-
-def contract_normalise(scores: Tensor, mean: float, std: float) -> Tensor:
-    """(scores − mean)/std with a reward model's own constants, measured on reference samples.
-
-    Unlike running statistics these never move, so that a score means the same in every run and at
-    every step. std must be > 0 (ValueError).
-    """
-    if not std > 0:
-        raise ValueError(f"a reward model's contract needs std > 0, got {std}")
-    return (scores - mean) / std
 
 
 class ScoreNormaliser:
@@ -60,10 +53,12 @@ class ScoreNormaliser:
     """
 
     def __init__(self, mode: str = "none", clip: float | None = None) -> None:
-        if mode not in ("none", "std", "mean_std"):
-            raise ValueError(f"score_norm={mode!r} must be 'none', 'std' or 'mean_std'")
+        if mode not in SCORE_NORMS:
+            raise UserError(
+                "ppo.score_norm", mode, "is unknown", f"One of: {', '.join(SCORE_NORMS)}"
+            )
         if clip is not None and not clip > 0:
-            raise ValueError(f"score_clip={clip} must be > 0, or null")
+            raise UserError("ppo.score_clip", clip, "is not above 0", "Use null for no clip")
         self.mode, self.clip = mode, clip
         self.moments = RunningMoments()
 
@@ -104,6 +99,12 @@ class ScoreShaper:
         per_token: float = 0.0,
     ) -> None:
         self.normaliser = ScoreNormaliser(score_norm, score_clip)
+        if eos_mode not in EOS_MODES:
+            known = f"One of: {', '.join(EOS_MODES)}"
+            raise UserError("ppo.missing_eos.mode", eos_mode, "is unknown", known)
+        if eos_mode == "subtract" and eos_value < 0:
+            reason = "would reward completions that never end"
+            raise UserError("ppo.missing_eos.value", eos_value, reason, "Use a value of 0 or more")
         self.eos_mode, self.eos_value, self.per_token = eos_mode, eos_value, per_token
 
     @classmethod

@@ -112,9 +112,21 @@ class StopRule:
         return cut, finished
 
     def text(self, ids: Sequence[int]) -> str:
-        """Text of a cut completion, without the stop and without special tokens."""
+        """Text of a cut completion, without the stop and without special tokens.
+
+        With a chat template it is `align.chat.completion_text`, which also takes off the white
+        space that the template puts before an answer, up to the first stop string.
+        """
         body = list(ids[:-1]) if len(ids) and ids[-1] in self.stop_ids else list(ids)
-        text = self._decode(body, skip_special=True)
+        if getattr(self.tokenizer, "chat_template", None):
+            from align.chat import completion_text
+
+            text = completion_text(self.tokenizer, body)
+        else:
+            text = self._decode(body, skip_special=True)
+        # Without special tokens two pieces of a text may meet and spell a stop that was not there.
+        if not self.completes_string(ids):
+            return text
         ends = [text.find(s) for s in self.stop_strings if s in text]
         return text[: min(ends)] if ends else text
 

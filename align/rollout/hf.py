@@ -1,12 +1,14 @@
 """Sampling from the training model itself, with its key/value cache and nothing in between.
 
-A decode loop of our own instead of `generate`: rows that are finished leave the batch, a prompt that
-is sampled n times is read once, and a draw costs a cumulative sum instead of one random number per
-vocabulary entry. With a vocabulary of 6,000 that makes it about twice as fast on CPU. It also keeps
-the model's `generation_config` (top_k=50, repetition penalties) out of the policy's distribution.
+A decode loop of our own instead of `generate`: rows that are finished leave the batch, a prompt
+that is sampled n times is read once, and a draw costs a cumulative sum instead of one random number
+per vocabulary entry. On one CPU core (GPT-2 of 4 layers and width 384, vocabulary 6,000, 32 × 64
+tokens) it took 0.7 times as long as `generate`, 0.55 times with n=4. It also keeps the model's
+`generation_config` (top_k=50, repetition penalties) out of the policy's distribution.
 
-Each completion consumes its own row of uniform numbers, drawn up front from the seed: a sample does
-not depend on batch size, order, device, or the global random state, which is never touched.
+Each completion consumes its own row of uniform numbers, drawn up front from the seed. So a sample
+depends on the seed, its row and its prompt, but not on the batch size, the other prompts, the
+device or the global random state, which is never touched.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
 
+from align.checkpoints import max_positions
 from align.config_errors import UserError
 from align.rollout.base import Samples, StopRule
 
@@ -51,18 +54,27 @@ class HFSampler:
     synced_gpus: bool = False
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError("rollout.temperature", self.temperature, "must be ≥ 0", "")
+        if not self.temperature >= 0:
+            raise UserError("rollout.temperature", self.temperature, "is negative", "Use 0 or more")
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"rollout.{name}", getattr(self, name), "is below 1", "Use 1")
         self.rule = StopRule(self.tokenizer, self.stop_ids, self.stop_strings, self.min_new_tokens)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._accepts = set(inspect.signature(base.forward).parameters)
 
     def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
-        """Return n completions of each prompt, in the order of the prompts."""
+        """Return n completions of each prompt, in the order of the prompts.
+
+        Raises UserError when the longest prompt leaves no room for max_new_tokens, and
+        FloatingPointError when the model's logits are not finite.
+        """
         self._check(prompts)
         rows = len(prompts) * n
         generator = torch.Generator().manual_seed(seed)
-        uniform = torch.rand(rows, self.max_new_tokens, generator=generator)
+        # 53 random bits: with float32's 24 a token of probability 1e-8 would come up six times too
+        # often or never, and a large vocabulary has many of them.
+        uniform = torch.rand(rows, self.max_new_tokens, generator=generator, dtype=torch.float64)
         order = sorted(range(rows), key=lambda row: (-len(prompts[row // n]), row))
         completions: list[list[int]] = [[]] * rows
         logps: list[list[float]] = [[]] * rows
@@ -76,10 +88,11 @@ class HFSampler:
                 for row, ids, lp, length in zip(batch, tokens, lps, lengths, strict=True):
                     completions[row], logps[row] = ids[:length], lp[:length]
         cut = [self.rule.cut(ids) for ids in completions]
+        kept = [lp[: len(ids)] for lp, (ids, _) in zip(logps, cut, strict=True)]
         return Samples(
             prompt_ids=[list(prompts[row // n]) for row in range(rows)],
             completions=[ids for ids, _ in cut],
-            logps=logps if self.want_logps else None,
+            logps=kept if self.want_logps else None,
             finished=[finished for _, finished in cut],
             texts=[self.rule.text(ids) for ids, _ in cut],
         )
@@ -87,18 +100,19 @@ class HFSampler:
     def _decode(
         self, prompts: list[list[int]], which: list[int], uniform: Tensor
     ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-        """Complete one batch. which: (R,) prompt of each row. Returns tokens, log-probs, lengths."""
+        """Complete one batch: row r is prompt which[r]. Returns tokens, log-probs, lengths."""
         device, steps = self.model.device, self.max_new_tokens
-        unique = sorted(set(which))
+        unique = list(dict.fromkeys(which))  # in the order of the rows, as the cache will be
         ids, mask, positions = left_pad([prompts[i] for i in unique], steps, device)
         width = ids.shape[1]
-        cache = DynamicCache(config=self.model.config)
+        cache: Any = DynamicCache(config=self.model.config)
         logits = self._forward(ids, mask[:, :width], positions, cache)
-        index = torch.tensor([unique.index(i) for i in which], device=device)
+        place = {prompt: row for row, prompt in enumerate(unique)}
+        index = torch.tensor([place[prompt] for prompt in which], device=device)
         if len(unique) < len(which):  # each prompt was read once; now one row per completion
             cache.reorder_cache(index)
         logits, mask, positions = logits[index], mask[index], positions[index, -1:]
-        uniform = uniform.to(device)
+        uniform = uniform.to(device, _wide(device))
         tokens = torch.zeros(len(which), steps, dtype=torch.long, device=device)
         logps = torch.zeros(len(which), steps, device=device)
         lengths = torch.full((len(which),), steps, device=device)
@@ -119,7 +133,7 @@ class HFSampler:
             logits = self._forward(token[:, None], mask[:, : width + t + 1], positions, cache)
         return tokens.tolist(), logps.tolist(), lengths.tolist()
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Logits (R, V) after the last token."""
         inputs = {
             "input_ids": ids,
@@ -133,14 +147,17 @@ class HFSampler:
         return output.logits[:, -1].float()
 
     def _pick(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw by inverting the cumulative distribution at uniform (R,). Returns ids, log-probs (R,)."""
+        """Draw a token from logits (R, V). Returns ids and log-probs, (R,) each.
+
+        Inverts the cumulative distribution at uniform (R,), in [0, 1).
+        """
         if self.temperature == 0:
             token, scaled = logits.argmax(-1), logits
         else:
             scaled = logits / self.temperature
-            wide = torch.float32 if logits.device.type == "mps" else torch.float64
-            cdf = self._filter(scaled).softmax(-1).cumsum(-1, dtype=wide)
-            at = uniform[:, None].to(wide) * cdf[:, -1:]
+            cdf = self._filter(scaled).softmax(-1).cumsum(-1, dtype=uniform.dtype)
+            below_one = 1 - torch.finfo(uniform.dtype).eps  # else rounding could reach the total
+            at = uniform[:, None].clamp(max=below_one) * cdf[:, -1:]
             # right=True: the first entry whose cumulative sum exceeds `at`, never one of mass 0.
             token = torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
         logp = scaled.gather(-1, token[:, None])[:, 0] - scaled.logsumexp(-1)
@@ -153,13 +170,11 @@ class HFSampler:
 
     def _filter(self, scaled: Tensor) -> Tensor:
         """Logits with everything outside top_k and top_p at −inf."""
-        ids = torch.empty(
-            0, dtype=torch.long
-        )  # the warpers' first argument, which they do not read
+        unread: Any = None  # the warpers' first argument, the ids so far
         if self.top_k:
-            scaled = TopKLogitsWarper(self.top_k)(ids, scaled)  # type: ignore[arg-type]
+            scaled = TopKLogitsWarper(self.top_k)(unread, scaled)
         if self.top_p < 1:
-            scaled = TopPLogitsWarper(self.top_p)(ids, scaled)  # type: ignore[arg-type]
+            scaled = TopPLogitsWarper(self.top_p)(unread, scaled)
         return scaled
 
     def _ended(self, tokens: Tensor) -> Tensor:
@@ -183,17 +198,15 @@ class HFSampler:
         """Refuse what would otherwise fail deep inside an embedding."""
         if any(not p for p in prompts):
             raise ValueError("a prompt without tokens cannot be completed")
-        config = self.model.config.get_text_config(decoder=True)
-        limit = getattr(config, "max_position_embeddings", None)
+        limit = max_positions(self.model)
         longest = max((len(p) for p in prompts), default=0)
         if limit and longest + self.max_new_tokens > limit:
-            raise UserError(
-                "rollout.max_new_tokens",
-                self.max_new_tokens,
-                f"does not fit: the longest prompt has {longest} tokens and the model {limit} "
-                "positions",
-                f"Use at most {limit - longest}, or a smaller data.max_prompt_length",
-            )
+            field, value = "rollout.max_new_tokens", self.max_new_tokens
+            has = f"the longest prompt has {longest} tokens and the model {limit} positions"
+            room = f"Set data.max_prompt_length to {limit - value} or less" if limit > value else ""
+            if longest < limit:
+                room = f"Use at most {limit - longest}. {room}".strip()
+            raise UserError(field, value, f"does not fit: {has}", room)
 
     def _check_ranks(self, rows: int) -> None:
         """Under synced_gpus an uneven number of rows would hang: say so instead."""
@@ -213,9 +226,9 @@ def left_pad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts as one left-padded batch.
 
-    Returns ids (R, P), mask (R, P + room) with ones for the tokens to come, and positions (R, P) that
-    count real tokens only, which learned position embeddings need. The padding id is 0: whatever it
-    means to the tokenizer, the mask hides it.
+    Returns ids (R, P), mask (R, P + room) with ones for the tokens to come, and positions (R, P)
+    that count real tokens only, which learned position embeddings need. The padding id is 0:
+    whatever it means to the tokenizer, the mask hides it.
     """
     width = max(len(p) for p in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -226,6 +239,11 @@ def left_pad(
         mask[row, :pad] = 0
     real = mask[:, :width]
     return ids.to(device), mask.to(device), (real.cumsum(1) - 1).clamp(min=0).to(device)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """The widest float that the device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @contextmanager

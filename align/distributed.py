@@ -1,0 +1,141 @@
+"""What differs when several processes train together: sums over ranks, ZeRO-3, rank order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one rank exists."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """This process' rank among all."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_distributed():
+        dist.barrier()
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of x over the ranks, a new tensor; what `reduce` is in `align.advantages`."""
+    if not is_distributed():
+        return x
+    # The group's backend decides where a tensor must be: gloo takes any, nccl only the device's.
+    device = x.device
+    total = x.clone() if dist.get_backend() == "gloo" else x.to(_device()).clone()
+    dist.all_reduce(total)
+    return total.to(device)
+
+
+def max_over_ranks(value: float) -> float:
+    """Largest of the ranks' numbers."""
+    if not is_distributed():
+        return value
+    held = torch.tensor(float(value), dtype=torch.float64, device=_device())
+    dist.all_reduce(held, op=dist.ReduceOp.MAX)
+    return held.item()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on at least one rank."""
+    return max_over_ranks(float(flag)) > 0
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The ranks' objects in the order of the ranks, on every rank."""
+    if not is_distributed():
+        return [value]
+    out: list[Any] = [None] * world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def from_rank_zero(make: Callable[[], Any]) -> Any:
+    """What `make` returns on rank 0, sent to every rank; its error is raised everywhere."""
+    if not is_distributed():
+        return make()
+    held: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            held[0] = make()
+        except Exception as error:
+            held[1] = error
+    dist.broadcast_object_list(held, src=0)
+    if held[1] is not None:
+        raise held[1]
+    return held[0]
+
+
+def zero3() -> bool:
+    """Whether weights are sharded by DeepSpeed ZeRO-3."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled()
+
+
+@contextmanager
+def gathered(parameters: Sequence[Tensor], modify: bool = False) -> Iterator[None]:
+    """Whole weights inside, under ZeRO-3; rank 0's changes are kept where modify is set."""
+    if not zero3():
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if modify else None):
+        yield
+
+
+@contextmanager
+def without_zero3() -> Iterator[None]:
+    """Load a model whole inside although the run shards: transformers reads a global to decide."""
+    if not zero3():
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations import deepspeed as integration
+
+    held = integration.deepspeed_config()
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        _KEPT.append(HfDeepSpeedConfig(held))  # making one registers it
+
+
+# transformers holds its DeepSpeed configuration by a weak reference.
+_KEPT: list[Any] = []
+
+
+@contextmanager
+def whole_module(wrapped: Any, accelerator: Any) -> Iterator[Any]:
+    """Give the bare module of a wrapped model, its weights whole and without ZeRO's hooks."""
+    if not zero3():
+        yield accelerator.unwrap_model(wrapped)
+        return
+    from trl.models import unwrap_model_for_generation
+
+    # Gathering once for all tokens is about ten times as fast as per layer and token (trl#1483).
+    with unwrap_model_for_generation(wrapped, accelerator) as module:
+        yield module
+
+
+def _device() -> Any:
+    if dist.get_backend() == "gloo":
+        return torch.device("cpu")
+    return torch.device(torch.accelerator.current_accelerator() or "cpu")

@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all, and fingerprints of what is on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MIB = 1 << 20
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fingerprint(path: str | Path) -> str | None:
+    """Return a hash of a file or folder, or None for what is not on disk (a hub id).
+
+    Of files above 64 MiB the size and the first, middle and last MiB are hashed.
+    """
+    root = Path(path)
+    if not root.exists():
+        return None
+    digest = hashlib.sha256()
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    for file in files:
+        name = "" if root.is_file() else file.relative_to(root).as_posix()
+        size = file.stat().st_size
+        digest.update(f"{name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= 64 * _MIB:
+                while chunk := stream.read(_MIB):
+                    digest.update(chunk)
+            else:
+                for start in (0, size // 2, size - _MIB):
+                    stream.seek(start)
+                    digest.update(stream.read(_MIB))
+    return digest.hexdigest()[:16]

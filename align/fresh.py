@@ -1,0 +1,101 @@
+"""A model from nothing: random weights shaped by the `pretrain` section, and its tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.files import whole_folder
+
+if TYPE_CHECKING:
+    from align.config import Config
+
+_TEXTS_READ = 20_000
+
+
+def fresh_config(config: Config, vocabulary: int) -> Any:
+    """Return the transformers config that the `pretrain` section describes."""
+    from transformers import AutoConfig
+
+    p = config.pretrain
+    positions = max(p.block_size, config.data.max_length)
+    if p.arch == "gpt2":
+        return AutoConfig.for_model(
+            "gpt2", vocab_size=vocabulary, n_embd=p.n_embd, n_layer=p.n_layer, n_head=p.n_head,
+            n_inner=p.intermediate_size, n_positions=positions,
+        )  # fmt: skip
+    return AutoConfig.for_model(
+        p.arch, vocab_size=vocabulary, hidden_size=p.n_embd, num_hidden_layers=p.n_layer,
+        num_attention_heads=p.n_head, num_key_value_heads=p.n_kv_head or p.n_head,
+        intermediate_size=p.intermediate_size or 8 * p.n_embd // 3, head_dim=p.n_embd // p.n_head,
+        max_position_embeddings=max(positions, 2048), tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def make_fresh(config: Config, folder: Path) -> Path:
+    """Write a random model and its tokenizer to `folder`, unless they are there; return it.
+
+    The weights depend on train.seed alone. Call on one rank.
+    """
+    from transformers import AutoModelForCausalLM, set_seed
+
+    if (folder / "config.json").is_file():
+        return folder
+    tokenizer = fresh_tokenizer(config)
+    shape = fresh_config(config, len(tokenizer))
+    for name, token in (("eos", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
+        setattr(shape, f"{name}_token_id", token)
+    shape.bos_token_id = tokenizer.bos_token_id
+    set_seed(config.train.args.get("seed", 42))
+    model = AutoModelForCausalLM.from_config(shape)
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return folder
+
+
+def fresh_tokenizer(config: Config) -> Any:
+    """Return pretrain.tokenizer, or one trained on the texts that the method reads."""
+    from transformers import AutoTokenizer
+
+    from align.data.tokenizer import train_tokenizer
+
+    if config.pretrain.tokenizer:
+        return AutoTokenizer.from_pretrained(config.pretrain.tokenizer)
+    settings = config.tokenizer
+    texts = itertools.islice(training_texts(config), _TEXTS_READ)
+    return train_tokenizer(
+        texts,
+        settings.vocab_size,
+        min_frequency=settings.min_frequency,
+        chat_template=config.data.chat_template,
+    )
+
+
+def training_texts(config: Config) -> Iterable[str]:
+    """Yield data.text's paragraphs; without it, every string in the method's own data file."""
+    from align.config_checks import NEEDED
+    from align.data.corpus import iter_texts
+    from align.jsonl import read_rows
+
+    if config.data.text:
+        yield from iter_texts(config.data.text)
+        return
+    path = config.prompts_path if config.method == "ppo" else None
+    path = path or getattr(config.data, NEEDED[config.method])
+    for _, row in read_rows(path):
+        yield from _strings(row)
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from itertools.chain.from_iterable(map(_strings, value.values()))
+    elif isinstance(value, list):
+        yield from itertools.chain.from_iterable(map(_strings, value))
+    elif value is not None:
+        yield json.dumps(value)

@@ -1,0 +1,275 @@
+"""AlignTrainer: transformers' Trainer over GroupBatches, normalised by the step's global count.
+
+A method is a subclass with an `objective` (sum of losses and figures of one micro-batch) and
+`items` (what the sum is divided by). The division is by the number of items in the whole
+optimiser step, over micro-batches and ranks, so the gradient does not depend on how the step was
+cut up. Only public methods of the Trainer are overridden.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from align.distributed import barrier, sum_over_ranks
+from align.groups import GroupBatch, TokenGroup
+from align.train.batches import GroupDataset, StepBatches, eval_parts, pieces, train_loader
+from align.train.guard import Guard, GuardCallback
+from align.train.meter import Meter, Stats
+
+if TYPE_CHECKING:
+    from align.config import Config
+    from align.policy import Policy
+
+
+class Objective(NamedTuple):
+    """total: sum of the losses, a scalar on the graph. stats: figures to log."""
+
+    total: Tensor
+    stats: Stats
+
+
+class AlignTrainer(Trainer):
+    """Shared by all methods; see the module's text.
+
+    train, held_out: groups. watches_loss: whether a jump of the loss means trouble (not in PPO).
+    """
+
+    watches_loss = True
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: Config,
+        args: TrainingArguments,
+        train: Sequence[TokenGroup],
+        held_out: Sequence[TokenGroup] = (),
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        self.policy, self.settings = policy, config
+        self.train_groups, self.held_out = train, held_out
+        self.meter = Meter()
+        spike = config.train.loss_spike
+        factor = spike.factor if self.watches_loss else math.inf
+        self.guard = Guard(spike.action == "continue", factor)
+        self._step_loss = torch.zeros(())
+        self._clock, self._clock_tokens = time.monotonic(), 0
+        super().__init__(
+            model=policy.module,
+            args=args,
+            train_dataset=GroupDataset(train) if train else None,
+            eval_dataset=GroupDataset(held_out) if held_out else None,
+            processing_class=None,
+            callbacks=[*callbacks, GuardCallback(self)],
+        )
+
+    # What a method defines
+
+    def objective(self, model: Any, batch: GroupBatch) -> Objective:
+        """Sum of the losses of one micro-batch. model: the wrapped module."""
+        raise NotImplementedError
+
+    def items(self, groups: Sequence[TokenGroup]) -> float:
+        """What the losses of these groups are averaged over."""
+        raise NotImplementedError
+
+    # Data
+
+    def collate(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
+        """One micro-batch as the Trainer hands it on: the groups, and their batches."""
+        packed = self.settings.method == "sft" and self.settings.sft.packing
+        cut = pieces(groups, self.settings.train.max_tokens_per_batch, self.policy.layout)
+        return {
+            "batches": [self.policy.collate(part, packed=packed) for part in cut],
+            "items": self.items(groups),
+            "tokens": sum(len(g.prompt_ids) + sum(map(len, g.completions)) for g in groups),
+        }
+
+    def get_train_dataloader(self) -> Any:
+        """Micro-batches of this rank, see `align.train.batches`."""
+        args = self.args
+        sampler = StepBatches(
+            len(self.train_groups),
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            rank=args.process_index,
+            world=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=self.settings.data.shuffle,
+        )
+        return train_loader(self.train_groups, sampler, self.collate)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor]:
+        """Micro-batches of the next optimiser step, and their number of items over all ranks."""
+        batches = [b for _, b in zip(range(num_batches), epoch_iterator, strict=False)]
+        here = [sum(b["items"] for b in batches), sum(b["tokens"] for b in batches)]
+        items, tokens = sum_over_ranks(torch.tensor(here, dtype=torch.float64)).tolist()
+        self.state.num_input_tokens_seen += int(tokens)
+        self._step_loss = torch.zeros((), device=self.args.device)
+        return batches, torch.tensor(items or 1.0, dtype=torch.float64)
+
+    # A step
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch, piece by piece; return its share of the loss."""
+        model.train()
+        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
+            self.optimizer.train()
+        sharded = self.is_deepspeed_enabled
+        total = torch.zeros((), device=self.args.device)
+        batches = self._evened(inputs["batches"])
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            alone = last or sharded
+            with nullcontext() if alone else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(
+                        model, {"batch": batch}, num_items_in_batch=num_items_in_batch
+                    )
+                total = total + loss.detach()
+                if last and self.accelerator.sync_gradients:
+                    self._look(total + self._step_loss)
+                # DeepSpeed would divide by the accumulation steps; the loss has its divisor.
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
+        self._step_loss += total
+        return total
+
+    def _evened(self, batches: list[GroupBatch]) -> list[GroupBatch]:
+        """Under ZeRO every rank must make equally many passes: the shorter list gets fillers."""
+        if not self.is_deepspeed_enabled or self.settings.train.max_tokens_per_batch is None:
+            return batches
+        from align.distributed import max_over_ranks
+
+        most = int(max_over_ranks(len(batches)))
+        empty = self.policy.collate([GroupDataset(self.train_groups)[-1]])
+        return batches + [empty] * (most - len(batches))
+
+    def _look(self, loss: Tensor) -> None:
+        """Give the guard this step's loss, the mean over ranks (each holds world · its share)."""
+        mean = sum_over_ranks(loss) / self.args.world_size
+        self.guard.loss(float(mean), self.state.global_step + 1, self._last_checkpoint())
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """This micro-batch's part of the step's mean loss, times the number of ranks.
+
+        DDP and DeepSpeed average gradients over ranks; the factor makes that a sum.
+        """
+        objective = self.objective(model, inputs["batch"].to(self.args.device))
+        self.meter.add(objective.stats)
+        loss = objective.total * (self.args.world_size / float(num_items_in_batch))
+        return (loss, {}) if return_outputs else loss
+
+    # Evaluation, logs, files
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure the held-out groups, log and return the figures."""
+        start = time.monotonic()
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
+        self.log(metrics)
+        handler = self.callback_handler
+        self.control = handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure(self) -> dict[str, float]:
+        """The objective and its figures on the held-out groups, over all ranks."""
+        return self.measure_groups(self.held_out)
+
+    def measure_groups(self, groups: Sequence[TokenGroup]) -> dict[str, float]:
+        """The same for any groups; each counts once, on whatever rank."""
+        dataset = GroupDataset(groups)
+        args, model = self.args, self.model_wrapped
+        parts = eval_parts(
+            len(groups), args.per_device_eval_batch_size,
+            rank=args.process_index, world=args.world_size,
+        )  # fmt: skip
+        meter = Meter()
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for part in parts:
+                chosen = [dataset[i] for i in part]
+                result = self.objective(model, self.policy.collate(chosen).to(args.device))
+                meter.add({"loss": (result.total, self.items(chosen)), **result.stats})
+        model.train(was_training)
+        return meter.flush()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the meter's figures and the speed to a training log line."""
+        if "loss" in logs:
+            logs |= self.meter.flush()
+            seen, now = self.state.num_input_tokens_seen, time.monotonic()
+            logs.setdefault("tokens_per_s", (seen - self._clock_tokens) / (now - self._clock))
+            logs["tokens"] = seen
+            self._clock, self._clock_tokens = now, seen
+            if self.guard.skipped:
+                logs["skipped_steps"] = self.guard.skipped
+        super().log(logs, start_time)
+
+    def trained_state(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Whole trained weights by name, on the CPU of rank 0; every rank must call.
+
+        names: prefixes to keep. Under ZeRO and FSDP the parts are gathered.
+        """
+        module = self.policy.module
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped)
+        else:
+            state = dict(module.named_parameters())
+        if not self.is_world_process_zero():
+            return {}
+        trained = {n for n, p in module.named_parameters() if p.requires_grad}
+        return {
+            name: state[name].detach().cpu().contiguous()
+            for name in sorted(trained & state.keys())
+            if names is None or name.startswith(tuple(names))
+        }
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's weights: what training changes, under the module's own names."""
+        from safetensors.torch import save_file
+
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        state = self.trained_state()
+        if self.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / ".model.safetensors"
+            save_file(state, temporary, metadata={"format": "pt"})
+            temporary.replace(folder / "model.safetensors")
+        barrier()
+
+    def _last_checkpoint(self) -> str | None:
+        if self.args.save_strategy == SaveStrategy.NO:
+            return None
+        found = sorted(
+            Path(self.args.output_dir).glob("checkpoint-*/complete.json"),
+            key=lambda p: int(p.parent.name.rsplit("-", 1)[1]),
+        )
+        return str(found[-1].parent) if found else None

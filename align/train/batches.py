@@ -1,0 +1,121 @@
+"""Which examples each rank sees when: the same ones in a step for every world and micro-batch size.
+
+The library's distributed sampler repeats examples so that all ranks get equally many, which changes
+the gradient with the number of ranks. Here the last batches of an epoch are filled with examples
+that carry no loss instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from align.groups import TokenGroup
+
+FILLER = -1
+
+
+def filler(token: int = 0) -> TokenGroup:
+    """A group that every model can read and that has no loss."""
+    return TokenGroup([token], [[token]], masks=[[0]])
+
+
+class GroupDataset(Dataset):
+    """A sequence of groups, and the filler under index -1."""
+
+    def __init__(self, groups: Sequence[TokenGroup]) -> None:
+        self.groups = groups
+        # As many candidates and extras as the others have, so that batches look alike.
+        first = groups[0]
+        empty = {
+            k: [[] if isinstance(v[0], (list, tuple)) else 0.0] for k, v in first.extras.items()
+        }
+        self._filler = TokenGroup([0], [[0]], masks=[[0]], extras=empty)
+
+    def __len__(self) -> int:
+        """Number of real groups."""
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> TokenGroup:
+        """Group `index`; FILLER gives one without loss."""
+        return self._filler if index == FILLER else self.groups[index]
+
+
+class StepBatches(Sampler[list[int]]):
+    """Index lists of one rank, one list per micro-batch.
+
+    Optimiser step s takes items [s·B, (s+1)·B) of the epoch's order, B = micro · world ·
+    accumulation; micro-batch j of rank r is the (j·world + r)-th part. Missing items are FILLER.
+    """
+
+    def __init__(
+        self, items: int, micro: int, accumulation: int, *, rank: int, world: int, seed: int,
+        shuffle: bool,
+    ) -> None:  # fmt: skip
+        self.items, self.micro, self.accumulation = items, micro, accumulation
+        self.rank, self.world, self.seed, self.shuffle = rank, world, seed, shuffle
+        self.epoch = 0
+
+    @property
+    def batch_sampler(self) -> StepBatches:
+        """Itself: where the Trainer looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Micro-batches of a rank in an epoch, all steps complete."""
+        return -(-self.items // (self.micro * self.world * self.accumulation)) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the epoch's micro-batches."""
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.items, generator=generator).tolist()
+        else:
+            order = list(range(self.items))
+        for j in range(len(self)):
+            start = (j * self.world + self.rank) * self.micro
+            part = order[start : start + self.micro]
+            yield part + [FILLER] * (self.micro - len(part))
+
+
+def train_loader(groups: Sequence[TokenGroup], sampler: StepBatches, collate: Any) -> DataLoader:
+    """The loader that the Trainer iterates; it is not prepared by accelerate again."""
+    return DataLoader(GroupDataset(groups), batch_sampler=sampler, collate_fn=collate)
+
+
+def eval_parts(items: int, micro: int, *, rank: int, world: int) -> list[list[int]]:
+    """Index lists of one rank for an evaluation: every item once over all ranks, as many lists."""
+    parts = []
+    for start in range(0, items, micro * world):
+        mine = range(start + rank * micro, min(start + (rank + 1) * micro, items))
+        parts.append(list(mine) or [FILLER])
+    return parts
+
+
+def pieces(groups: Sequence[TokenGroup], budget: int | None, layout: str) -> list[list[TokenGroup]]:
+    """Cut a micro-batch so that no piece has more than `budget` tokens, padding included.
+
+    A group is never cut: one that alone is over the budget is a piece of its own.
+    """
+    if budget is None:
+        return [list(groups)]
+    result: list[list[TokenGroup]] = []
+    for group in sorted(groups, key=lambda g: -g.row_tokens(layout)):
+        if result and _cost([*result[-1], group], layout) <= budget:
+            result[-1].append(group)
+        else:
+            result.append([group])
+    return result
+
+
+def _cost(groups: Sequence[TokenGroup], layout: str) -> int:
+    """Tokens of the batch that the groups make, padding included."""
+    rows = sum(len(g.completions) if layout == "plain" else 1 for g in groups)
+    return rows * max(g.row_tokens(layout) for g in groups)

@@ -1,0 +1,202 @@
+"""From records to token groups: rendering, length limits, held-out split, counts by reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from align import chat
+from align.config_errors import UserError
+from align.data.fit import fit_group
+from align.data.pairs import load_preferences
+from align.data.sft import load_sft
+from align.data.splits import split_by_key
+from align.groups import TokenGroup
+from align.jsonl import Counts, RecordError
+from align.records import Example, PreferenceGroup, prompt_key
+from reward_models.preferences import targets
+
+if TYPE_CHECKING:
+    from align.config import Config
+
+T = TypeVar("T")
+Built = tuple[TokenGroup, bool] | str  # (group, was it cut) or the reason why there is none
+
+
+def split(
+    records: Sequence[T], keys: Sequence[str], config: Config, held_out: Sequence[T] | None
+) -> tuple[list[T], list[T]]:
+    """(training, held-out) records: the validation file's, or a share of the prompts."""
+    if held_out is not None:
+        return list(records), list(held_out)
+    share = config.data.validation_fraction
+    if not share:
+        return list(records), []
+    seed = config.train.args.get("seed", 42)
+    parts = split_by_key(keys, {"train": 1 - share, "validation": share}, seed)
+    chosen = [[records[i] for i in parts[name]] for name in ("train", "validation")]
+    if not chosen[0]:
+        raise UserError(
+            "data.validation_fraction", share, "leaves no record to train on", "Lower it"
+        )
+    return chosen[0], chosen[1]
+
+
+def sft_groups(config: Config, tokenizer: Any) -> tuple[list[TokenGroup], list[TokenGroup], list]:
+    """(training groups, held-out groups, counts) of data.sft."""
+    assert config.data.sft is not None
+    records, counts = load_sft(config.data.sft)
+    found = [counts]
+    held_out = None
+    if config.data.validation and config.method == "sft":
+        held_out, more = load_sft(config.data.validation, "data.validation")
+        found.append(more)
+    keys = [prompt_key(_before_answer(e)) for e in records]
+    train, held = split(records, keys, config, held_out)
+    build = SftBuilder(tokenizer, config)
+    return (
+        build_all(build, train, counts, config),
+        build_all(build, held, found[-1], config, allow_empty=True),
+        found,
+    )
+
+
+def preference_groups(
+    config: Config, tokenizer: Any, *, keep_end_token: bool = False
+) -> tuple[list[TokenGroup], list[TokenGroup], list]:
+    """(training groups, held-out groups, counts) of data.preferences.
+
+    keep_end_token: a completion that is cut keeps its last token, where a reward model reads.
+    """
+    assert config.data.preferences is not None
+    records, counts = load_preferences(config.data.preferences)
+    found = [counts]
+    held_out = None
+    if config.data.validation:
+        held_out, more = load_preferences(config.data.validation, "data.validation")
+        found.append(more)
+    train, held = split(records, [prompt_key(g.prompt) for g in records], config, held_out)
+    build = PairBuilder(tokenizer, config, keep_end_token)
+    return (
+        build_all(build, train, counts, config),
+        build_all(build, held, found[-1], config, allow_empty=True),
+        found,
+    )
+
+
+def build_all(
+    build: Callable[[Any], Built],
+    records: Sequence[Any],
+    counts: Counts,
+    config: Config,
+    allow_empty: bool = False,
+) -> list[TokenGroup]:
+    """Build every record, in data.num_proc processes; what cannot be built is counted.
+
+    Raises UserError when nothing is left.
+    """
+    workers = config.data.num_proc or 1
+    if workers > 1 and len(records) > 1000:
+        with ProcessPoolExecutor(workers) as pool:
+            results = list(pool.map(build, records, chunksize=256))
+    else:
+        results = [build(record) for record in records]
+    groups = []
+    for result in results:
+        if isinstance(result, str):
+            counts.used -= 1
+            counts.drop(result)
+            continue
+        groups.append(result[0])
+        if result[1]:
+            counts.truncate()
+    if not groups and not allow_empty:
+        reasons = ", ".join(f"{k} {n}" for k, n in counts.dropped.most_common())
+        raise UserError(
+            f"data.{'sft' if config.method == 'sft' else 'preferences'}", counts.file,
+            f"leaves nothing to train on: {reasons}", "Raise data.max_length",
+        )  # fmt: skip
+    return groups
+
+
+class SftBuilder:
+    """An Example as a group of one completion, everything after the first learned token."""
+
+    def __init__(self, tokenizer: Any, config: Config) -> None:
+        self.tokenizer, self.data, self.loss_on = tokenizer, config.data, config.sft.loss_on
+
+    def __call__(self, example: Example) -> Built:
+        """Render and cut one example."""
+        try:
+            ids, mask = chat.render_conversation(self.tokenizer, example.messages, self.loss_on)
+        except RecordError as error:
+            return error.code
+        # The first token has no predecessor to predict it.
+        start = max(mask.index(1), 1) if 1 in mask else len(ids)
+        if not any(mask[start:]):
+            return "no_loss"
+        fitted = fit_group(
+            ids[:start],
+            [ids[start:]],
+            [mask[start:]],
+            max_length=self.data.max_length,
+            max_prompt_length=self.data.max_prompt_length,
+            truncation=self.data.truncation,
+            header_len=chat.header_len(self.tokenizer),
+        )
+        if isinstance(fitted, str):
+            return fitted
+        group = TokenGroup(fitted.prompt_ids, fitted.completions, fitted.masks)
+        return group, fitted.prompt_truncated or bool(fitted.completion_truncated)
+
+
+class PairBuilder:
+    """A PreferenceGroup as a group of the candidates that somebody compared."""
+
+    def __init__(self, tokenizer: Any, config: Config, keep_end_token: bool = False) -> None:
+        self.tokenizer, self.data, self.settings = tokenizer, config.data, config.reward
+        self.keep_end_token = keep_end_token
+
+    def __call__(self, group: PreferenceGroup) -> Built:
+        """Render and cut one group."""
+        settings = self.settings
+        pairs = targets(group, aggregate=settings.aggregate, margin=settings.margin)
+        if not pairs:
+            return "no_pair"
+        used = sorted({i for pair in pairs for i in (pair.a, pair.b)})
+        place = {old: new for new, old in enumerate(used)}
+        try:
+            rendered = [
+                chat.render_completion(self.tokenizer, group.prompt, group.candidates[i].content)
+                for i in used
+            ]
+        except RecordError as error:
+            return error.code
+        fitted = fit_group(
+            rendered[0][0],
+            [completion for _, completion, _ in rendered],
+            [mask for _, _, mask in rendered],
+            max_length=self.data.max_length,
+            max_prompt_length=self.data.max_prompt_length,
+            truncation=self.data.truncation,
+            header_len=chat.header_len(self.tokenizer),
+        )
+        if isinstance(fitted, str):
+            return fitted
+        completions = fitted.completions
+        if self.keep_end_token:
+            whole = [completion for _, completion, _ in rendered]
+            completions = [
+                [*cut[:-1], full[-1]] for cut, full in zip(completions, whole, strict=True)
+            ]
+        if all(c == completions[0] for c in completions[1:]):
+            return "identical_after_cut"
+        moved = [type(p)(place[p.a], place[p.b], p.target, p.weight, p.margin) for p in pairs]
+        made = TokenGroup(fitted.prompt_ids, completions, fitted.masks, pairs=moved)
+        return made, fitted.prompt_truncated or bool(fitted.completion_truncated)
+
+
+def _before_answer(example: Example) -> Any:
+    ends = [i for i, m in enumerate(example.messages) if m.role == "assistant"]
+    return example.messages[: ends[-1]] if ends else example.messages

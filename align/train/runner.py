@@ -1,0 +1,133 @@
+"""What surrounds every stage: arguments, callbacks, resume, the last evaluation, `final/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from align.config_errors import StopRequested
+from align.distributed import barrier, rank
+from align.files import write_atomic
+from align.jsonl import Counts
+from align.launch_env import check_world
+from align.train.base import AlignTrainer
+from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
+from align.train.resume import find_checkpoint, settings_of
+
+if TYPE_CHECKING:
+    from align.config import Config
+
+
+def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
+    """TrainingArguments of the train section, and the process group that they start.
+
+    overrides: what a method decides itself. Build them before loading a model: ZeRO-3 shards
+    weights as they are read. Raises RuntimeError if ranks are missing.
+    """
+    given = dict(config.train.args)
+    given.update(
+        output_dir=config.train.output_dir,
+        remove_unused_columns=False,  # batches are GroupBatches
+        logging_nan_inf_filter=False,  # the guard wants to see them
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,  # our own progress
+        include_num_input_tokens_seen="no",  # counted in get_batch_samples
+    )
+    if config.train.early_stopping_patience is not None:
+        best = "eval_score/mean" if config.method == "ppo" else "eval_loss"
+        given.setdefault("metric_for_best_model", best)
+        given.setdefault("greater_is_better", config.method == "ppo")
+        given.setdefault("load_best_model_at_end", True)
+    if given.get("load_best_model_at_end"):
+        for name in ("strategy", "steps"):  # a best model must have been saved
+            if given.get(f"eval_{name}") is not None:
+                given[f"save_{name}"] = given[f"eval_{name}"]
+    if given.get("report_to") == "none":
+        given["report_to"] = []
+    given.update(overrides)
+    args = TrainingArguments(**given)
+    check_world(args.world_size)
+    set_seed(args.seed)
+    return args
+
+
+def callbacks(config: Config, name: str | None = None) -> list[Any]:
+    """Callbacks that every method has."""
+    run_dir = Path(config.train.output_dir)
+    found: list[Any] = [
+        MetricsWriter(run_dir),
+        Progress(name or config.method),
+        StopOnSignal(),
+        CheckpointMarker(settings_of(config)),
+    ]
+    if config.train.early_stopping_patience is not None:
+        found.append(EarlyStoppingCallback(config.train.early_stopping_patience))
+    return found
+
+
+def write_counts(config: Config, counts: Iterable[Counts]) -> None:
+    """Write data_counts.json and say what was dropped or cut."""
+    if rank() != 0:
+        return
+    kept = list(counts)
+    rows = json.dumps([c.to_json() for c in kept], ensure_ascii=False, indent=1)
+    write_atomic(Path(config.train.output_dir) / "data_counts.json", rows + "\n")
+    for c in kept:
+        reasons = ", ".join(f"{name} {n}" for name, n in c.dropped.most_common())
+        cut = f", {c.truncated} cut to length" if c.truncated else ""
+        dropped = f", dropped: {reasons}" if reasons else ""
+        print(f"[align] {c.file}: {c.used} used{dropped}{cut}", flush=True)
+
+
+def run_training(
+    trainer: AlignTrainer,
+    config: Config,
+    headline: Callable[[Mapping[str, float]], dict[str, float]] | None = None,
+    save: Callable[[Path], None] | None = None,
+) -> dict[str, float]:
+    """Train (from a checkpoint where there is one), evaluate, write `final/`.
+
+    save: writes the finished model, called on every rank; by default `policy.save`. headline:
+    figures to keep from the last evaluation and training log; by default all. Raises StopRequested
+    after a signal, with a checkpoint saved.
+    """
+    for known in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(known)
+    trainer.train(resume_from_checkpoint=find_checkpoint(config))
+    stop = next(c for c in trainer.callback_handler.callbacks if isinstance(c, StopOnSignal))
+    if stop.stopped:
+        where = f"{config.train.output_dir}/checkpoint-{trainer.state.global_step}"
+        raise StopRequested(f"{stop.received or 'another rank was signalled'}; saved {where}")
+    metrics = last_figures(trainer)
+    if trainer.held_out and not any(
+        row.get("step") == trainer.state.global_step and "eval_runtime" in row
+        for row in trainer.state.log_history
+    ):
+        metrics |= trainer.evaluate()
+    final = Path(config.train.output_dir) / "final"
+    if save is not None:
+        save(final)
+    else:
+        state = trainer.trained_state()
+        if rank() == 0:
+            trainer.policy.save(final, state)
+    barrier()
+    return headline(metrics) if headline else metrics
+
+
+def last_figures(trainer: AlignTrainer) -> dict[str, float]:
+    """The newest value of every logged figure."""
+    figures: dict[str, float] = {}
+    for row in trainer.state.log_history:
+        figures |= {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "step"}
+    return figures
