@@ -51,7 +51,8 @@ class FunctionReward:
     ) -> list[float]:
         """Return the function's numbers, checked."""
         chats = [[m.to_json() for m in prompt] for prompt in prompts]
-        given = dict(zip(NAMES, (chats, list(completions), list(finished)), strict=True))
+        columns = (chats, list(completions), list(finished))
+        given: dict[str, Any] = dict(zip(NAMES, columns, strict=True))
         positional = [] if _by_keyword(self._by_name) else [chats, given["completions"]]
         try:
             values = self.function(*positional, **{name: given[name] for name in self._by_name})
@@ -158,7 +159,7 @@ def _check_call(
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(*([] if _by_keyword(names) else [[], []]), **dict.fromkeys(names, []))
+        signature.bind(*([] if _by_keyword(names) else [[], []]), **{name: [] for name in names})
     except TypeError as error:
         raise UserError(field, path, f"has the signature {signature}: {error}", fix) from None
 

@@ -56,7 +56,7 @@ class ModelReward:
 
 def _refuse_partitioning() -> None:
     """A reward model loaded under ZeRO-3 would have empty weights outside an engine: say so."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     if is_deepspeed_zero3_enabled():
         raise RuntimeError(
