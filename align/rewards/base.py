@@ -126,8 +126,7 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
     """Build the rewards of a configuration.
 
     sources: the `rewards` list; each item has kind (model | function), path, weight and calibrated,
-    as attributes or keys. device: where reward models run. In ZeRO-3 runs call it before the
-    TrainingArguments are built: after that every model that is loaded is partitioned.
+    as attributes or keys. device: where reward models run.
     Raises UserError for an unknown kind, an empty list, a weight that is no finite number, or a
     model or function that cannot be loaded.
     """

@@ -30,16 +30,17 @@ class ModelReward:
         calibrated: bool = False,
         field: str = "rewards.path",
     ) -> None:
+        from align.distributed import without_zero3
         from reward_models.scorer import Scorer
 
-        _refuse_partitioning()
         folder = Path(path)
         # Stages keep their model in …/<stage>/final: "reward" says more than "final".
         named = folder.resolve()
         self.name = named.parent.name if named.name == "final" else named.name
         self.calibrated = calibrated
         try:
-            self.scorer = Scorer(path, device=device, batch_size=batch_size)
+            with without_zero3():  # no engine runs it, so every rank needs all of its weights
+                self.scorer = Scorer(path, device=device, batch_size=batch_size)
         except UserError as error:
             where = "" if error.field == "path" else f"{error.field} "
             raise UserError(field, str(path), f"{where}{error.reason}", error.fix) from error
@@ -52,14 +53,3 @@ class ModelReward:
             return self.scorer.score(prompts, completions, calibrated=self.calibrated)
         except RecordError as error:
             raise RewardError(f"reward {self.name!r} cannot read {error}") from error
-
-
-def _refuse_partitioning() -> None:
-    """A reward model loaded under ZeRO-3 would have empty weights outside an engine: say so."""
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-
-    if is_deepspeed_zero3_enabled():
-        raise RuntimeError(
-            "a reward model must be loaded before TrainingArguments with ZeRO-3 are built: "
-            "call make_reward first"
-        )
