@@ -67,7 +67,7 @@ class GroupBatch:
     candidate: (N,) in [0, C). offsets: (C + 1,) bounds of each candidate in the flat tensors.
     end_row, end_col: (C,) last token of each candidate. group_of: (C,) in [0, G). pair_*: (P,)
     candidate indices, target P(a beats b), weight, margin (0 where there is none) and group.
-    extras: flat (N,) or (C,) float32.
+    extras: flat (N,) or (C,) float32. also: a second batch for the same forward pass.
     """
 
     input_ids: torch.Tensor
@@ -90,6 +90,7 @@ class GroupBatch:
     layout: str
     num_groups: int
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    also: GroupBatch | None = None
 
     @property
     def num_candidates(self) -> int:
@@ -110,7 +111,7 @@ class GroupBatch:
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, (torch.Tensor, GroupBatch)):
                 value = value.to(device, non_blocking=non_blocking)
             elif f.name == "extras":
                 value = {k: v.to(device, non_blocking=non_blocking) for k, v in value.items()}

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from align import policy_loading as loading
-from align.distributed import gathered, without_zero3
+from align.distributed import gathered, rank, without_zero3
 from align.files import fingerprint, whole_folder
 from align.groups import GroupBatch, TokenGroup, collate
 from align.heads import find_head, init_head
+from align.layouts import check_layout
 from align.policy_module import CRITIC_ADAPTER, PolicyModule, base_model
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ class Policy:
             scorer=role == "reward",
             **made,
         )
-        return cls(module, tokenizer, path=path, config=config, layout=loading.layout(lm, config))
+        layout = loading.layout(lm, config)
+        policy = cls(module, tokenizer, path=path, config=config, layout=layout)
+        note = check_layout(policy)
+        if note and rank() == 0:
+            print(f"[align] {type(base_model(lm)).__name__}: {note}", flush=True)
+        return policy
 
     @property
     def pad_id(self) -> int:

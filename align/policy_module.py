@@ -62,14 +62,13 @@ class PolicyModule(nn.Module):
         batch: GroupBatch,
         want: Collection[str] = ("logps",),
         temperature: float = 1.0,
-        also: GroupBatch | None = None,
     ) -> dict[str, Tensor]:
         """Return the wanted tensors.
 
         logps, entropy, ref_logps, values: (N,), of the batch's predicted tokens; a value is that of
         the position that predicts. end_values: (C,), at each candidate's last token. scores:
-        (C, heads). also: a second batch whose log-probs come back as "also_logps", for a loss that
-        mixes two kinds of data: a wrapper must see one forward a step.
+        (C, heads). Where the batch carries a second one (batch.also) its log-probs come back as
+        "also_logps": a loss that mixes two kinds of data is still one forward for the wrapper.
         """
         unknown = set(want) - set(WANTS)
         if unknown:
@@ -92,9 +91,9 @@ class PolicyModule(nn.Module):
                 out |= self._values(head, self._hidden(model, batch), batch, want)
         if "ref_logps" in want:
             out["ref_logps"] = self._ref_logps(batch, temperature)
-        if also is not None:
-            hidden = self._hidden(self.lm, also)
-            out["also_logps"] = self._logps(self.lm, hidden, also, 1.0, False)["logps"]
+        if batch.also is not None:
+            hidden = self._hidden(self.lm, batch.also)
+            out["also_logps"] = self._logps(self.lm, hidden, batch.also, 1.0, False)["logps"]
         return out
 
     def _hidden(self, model: nn.Module, batch: GroupBatch) -> Tensor:

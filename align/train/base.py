@@ -22,6 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from align.distributed import barrier, sum_over_ranks
 from align.groups import GroupBatch, TokenGroup
+from align.layouts import tolerance
 from align.train.batches import GroupDataset, StepBatches, eval_parts, pieces, train_loader
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
@@ -52,22 +53,25 @@ class AlignTrainer(Trainer):
         config: Config,
         args: TrainingArguments,
         train: Sequence[TokenGroup],
-        held_out: Sequence[TokenGroup] = (),
+        held_out: Sequence[Any] = (),
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.policy, self.settings = policy, config
         self.train_groups, self.held_out = train, held_out
         self.meter = Meter()
+        self._reference_checked = False
         spike = config.train.loss_spike
         factor = spike.factor if self.watches_loss else math.inf
         self.guard = Guard(spike.action == "continue", factor)
         self._step_loss = torch.zeros(())
+        self.step_counts: dict[str, float] = {}
         self._clock, self._clock_tokens = time.monotonic(), 0
         super().__init__(
             model=policy.module,
             args=args,
-            train_dataset=GroupDataset(train) if train else None,
-            eval_dataset=GroupDataset(held_out) if held_out else None,
+            # The Trainer only looks whether there are any: loaders and evaluation are ours.
+            train_dataset=train if len(train) else None,  # type: ignore[arg-type]
+            eval_dataset=held_out if len(held_out) else None,  # type: ignore[arg-type]
             processing_class=None,
             callbacks=[*callbacks, GuardCallback(self)],
         )
@@ -88,10 +92,10 @@ class AlignTrainer(Trainer):
         """One micro-batch as the Trainer hands it on: the groups, and their batches."""
         packed = self.settings.method == "sft" and self.settings.sft.packing
         cut = pieces(groups, self.settings.train.max_tokens_per_batch, self.policy.layout)
+        tokens = sum(len(g.prompt_ids) + sum(map(len, g.completions)) for g in groups)
         return {
             "batches": [self.policy.collate(part, packed=packed) for part in cut],
-            "items": self.items(groups),
-            "tokens": sum(len(g.prompt_ids) + sum(map(len, g.completions)) for g in groups),
+            "counts": {"items": self.items(groups), "tokens": float(tokens)},
         }
 
     def get_train_dataloader(self) -> Any:
@@ -111,13 +115,18 @@ class AlignTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor]:
-        """Micro-batches of the next optimiser step, and their number of items over all ranks."""
+        """Micro-batches of the next optimiser step, and their number of items over all ranks.
+
+        step_counts: all counts of the step, over all ranks.
+        """
         batches = [b for _, b in zip(range(num_batches), epoch_iterator, strict=False)]
-        here = [sum(b["items"] for b in batches), sum(b["tokens"] for b in batches)]
-        items, tokens = sum_over_ranks(torch.tensor(here, dtype=torch.float64)).tolist()
-        self.state.num_input_tokens_seen += int(tokens)
+        names = sorted(batches[0]["counts"]) if batches else []
+        here = [sum(b["counts"][name] for b in batches) for name in names]
+        summed = sum_over_ranks(torch.tensor(here, dtype=torch.float64)).tolist()
+        self.step_counts = dict(zip(names, summed, strict=True))
+        self.state.num_input_tokens_seen += int(self.step_counts.get("tokens", 0))
         self._step_loss = torch.zeros((), device=self.args.device)
-        return batches, torch.tensor(items or 1.0, dtype=torch.float64)
+        return batches, torch.tensor(self.step_counts.get("items") or 1.0, dtype=torch.float64)
 
     # A step
 
@@ -177,6 +186,32 @@ class AlignTrainer(Trainer):
         self.meter.add(objective.stats)
         loss = objective.total * (self.args.world_size / float(num_items_in_batch))
         return (loss, {}) if return_outputs else loss
+
+    def check_reference(self, logps: Tensor, ref_logps: Tensor) -> None:
+        """Before the first step policy and reference are the same model: RuntimeError if not.
+
+        logps, ref_logps: (N,), of the same tokens.
+        """
+        if self._reference_checked or self.state.global_step > 0:
+            return
+        self._reference_checked = True
+        gap = float((logps.detach() - ref_logps).abs().max()) if logps.numel() else 0.0
+        if gap <= tolerance(self.policy.module):
+            return
+        lora = self.settings.policy.lora
+        if self.policy.reference == "adapter_off" and lora is not None and lora.path:
+            cause = (
+                f"policy.lora.path={lora.path!r} changes the policy, and adapter_off compares with "
+                "the model without it. Give that folder as policy.path, or use reference: frozen"
+            )
+        elif self.policy.reference == "cached":
+            cause = "the cache belongs to other weights: delete it"
+        else:
+            cause = "the reference was not loaded from policy.path, or a dropout is still on"
+        raise RuntimeError(
+            f"KL(policy, reference) is not 0 before the first step: log-probs differ by {gap:.2g} "
+            f"nats. {cause}."
+        )
 
     # Evaluation, logs, files
 

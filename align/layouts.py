@@ -1,0 +1,96 @@
+"""The start-up self-check: does this model compute what `PolicyModule` thinks it computes?
+
+Two things are measured, never guessed. The head applied to chosen positions must give the log-probs
+of the model's own forward (a soft cap or a scale that nobody knows of would show). And candidates
+that share a row must get the log-probs that they get alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from align.distributed import zero3
+from align.groups import TokenGroup, collate
+from align.policy_module import base_model
+
+if TYPE_CHECKING:
+    from align.policy import Policy
+
+# float32 noise of another summation order is about 1e-5; a leak between candidates 1e-2 and more.
+_TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
+_COARSE = 0.15  # bfloat16 and quantised weights
+
+
+def probe(vocabulary: int) -> TokenGroup:
+    """A group whose candidates have different lengths and tokens."""
+    drawn = torch.Generator().manual_seed(0)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(vocabulary, (n,), generator=drawn).tolist()
+
+    return TokenGroup(tokens(5), [tokens(3), tokens(6), tokens(4)])
+
+
+def check_layout(policy: Policy) -> str | None:
+    """Correct `policy.layout` where the model cannot take groups; return what was found, or None.
+
+    Raises RuntimeError for a model whose logits are not head(hidden) as `PolicyModule` computes
+    them. Under ZeRO-3 nothing can be run before training starts: the check is left to the user
+    (docs/layouts.md).
+    """
+    if zero3():
+        return None
+    module = policy.module
+    group = probe(min(module.config.get_text_config().vocab_size, 1000))
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        plain = _measure(policy, group, "plain")
+        if not module.scorer:
+            _compare_with_model(policy, group, plain)
+        grouped = _measure(policy, group, "grouped") if policy.layout == "grouped" else plain
+    module.train(was_training)
+    gap = _gap(plain, grouped)
+    if gap <= tolerance(module):
+        return None
+    found = f"candidates that share a row differ by {gap:.2g} from those alone"
+    if policy.config.policy.layout == "grouped" or policy.config.sft.packing:
+        raise RuntimeError(f"policy.layout=grouped cannot be used: {found}. Use plain.")
+    policy.layout = "plain"
+    return found + ": plain rows are used"
+
+
+def tolerance(module: Any) -> float:
+    """Largest difference that rounding explains, nats."""
+    dtype = next(p.dtype for p in module.lm.parameters() if p.is_floating_point())
+    return _TOLERANCE.get(dtype, _COARSE)
+
+
+def _measure(policy: Policy, group: TokenGroup, layout: str) -> Tensor:
+    module = policy.module
+    batch = collate([group], policy.pad_id, layout).to(module.device)
+    if module.scorer:
+        return module(batch, want=("scores",))["scores"].flatten()
+    return module(batch, want=("logps",))["logps"]
+
+
+def _compare_with_model(policy: Policy, group: TokenGroup, found: Tensor) -> None:
+    """Hold the first candidate's log-probs to the model's own logits."""
+    model = base_model(policy.module.lm)
+    ids = torch.tensor([group.prompt_ids + group.completions[0]], device=policy.module.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    start = len(group.prompt_ids)
+    own = logits.log_softmax(-1)[start - 1 : -1].gather(1, ids[0, start:, None])[:, 0]
+    gap = _gap(own, found[: len(own)])
+    if not gap <= tolerance(policy.module):
+        raise RuntimeError(
+            f"{type(model).__name__} computes logits in a way that align does not know (log-probs "
+            f"differ by {gap:.2g} nats). Please report the model."
+        )
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

@@ -1,0 +1,336 @@
+"""PPO: the collector turns prompts into rollouts, the Trainer takes optimiser steps over them.
+
+One step of the Trainer is one minibatch. An update is ppo_epochs passes of num_minibatches steps
+over one rollout. The loss of a step, Σ over its completion tokens divided by their global number:
+
+    max(−A·r, −A·clip(r, 1−lo, 1+hi)) + vf_coef · value loss − entropy_coef · entropy (+ ptx)
+
+Each detail of shared PPO practice that this follows is a named test in tests/train/test_ppo_*.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from align import losses
+from align.config_errors import UserError
+from align.distributed import rank, sum_over_ranks, without_zero3
+from align.groups import GroupBatch, TokenGroup
+from align.policy import Policy
+from align.rewards import make_reward
+from align.train import examples
+from align.train.base import AlignTrainer, Objective
+from align.train.batches import pieces
+from align.train.ppo_evaluation import evaluate_prompts
+from align.train.ppo_prompts import load_prompt_items
+from align.train.ppo_state import Ema, Position
+from align.train.rollouts import Collector, PromptItem, Rollout, as_batch_counts, chunks, minibatch
+from align.train.runner import callbacks, run_training, training_arguments, write_counts
+
+if TYPE_CHECKING:
+    from align.config import Config
+
+
+class PpoTrainer(AlignTrainer):
+    """Policy and critic on rollouts; see the module's text.
+
+    prompts: to sample from. eval_prompts: held out. ptx: SFT groups whose loss is mixed in.
+    """
+
+    watches_loss = False  # the loss of PPO has no level to jump from
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: Config,
+        args: Any,
+        prompts: Sequence[PromptItem],
+        eval_prompts: Sequence[PromptItem],
+        reward: Any,
+        ptx: Sequence[TokenGroup] = (),
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        self.eval_prompts, self.ptx = list(eval_prompts), ptx
+        super().__init__(policy, config, args, (), self.eval_prompts, callbacks)
+        self.guard.go_on = True  # a step that is not finite is left out and counted
+        self.collector = Collector(self, prompts, reward)
+        self.position = Position(config.ppo.ppo_epochs, config.ppo.num_minibatches)
+        self.rollout: Rollout | None = None
+        self.ema = Ema(config.ppo.ema_decay, policy.module) if config.ppo.ema_decay else None
+        self._collected_at: float | None = None
+        self._update_tokens = 0.0
+
+    # Data: rollouts on demand
+
+    def get_train_dataloader(self) -> Any:
+        """Micro-batches of the rollouts, sampled when they are asked for."""
+        return _Micros(self)
+
+    def micro_batches(self) -> Iterator[dict[str, Any]]:
+        """This rank's micro-batches from the current position on, without end."""
+        ppo, args = self.settings.ppo, self.args
+        while True:
+            place = self.position
+            if place.pass_ended():
+                place.end_pass(ppo.target_kl, sum_over_ranks)
+            if self.rollout is None or self.rollout.update != place.update:
+                self._new_rollout(place.update)
+            assert self.rollout is not None
+            seed = self.collector.seed + 1_000_003 * place.update + 101 * place.epoch
+            # The same order of groups on every rank: one data seed for all.
+            taken = minibatch(self.rollout, place.minibatch, ppo.num_minibatches, seed)
+            micros = list(chunks(taken, args.per_device_train_batch_size))
+            for i, groups in enumerate(micros):
+                if i == len(micros) - 1:
+                    # Handed out means done: a checkpoint is only written after the step.
+                    place.advance()
+                yield self.collate_micro(groups, i)
+
+    def collate_micro(self, groups: Sequence[TokenGroup], number: int) -> dict[str, Any]:
+        """One micro-batch, with its share of the pre-training mix."""
+        config = self.settings
+        cut = pieces(groups, config.train.max_tokens_per_batch, self.policy.layout)
+        made: dict[str, Any] = {
+            "batches": [self.policy.collate(part) for part in cut],
+            "counts": as_batch_counts(groups),
+        }
+        if config.ppo.ptx_coef > 0:
+            size = self.args.per_device_train_batch_size
+            step = self.state.global_step * self.args.gradient_accumulation_steps + number
+            first = (step * self.args.world_size + self.args.process_index) * size
+            mixed = [self.ptx[(first + i) % len(self.ptx)] for i in range(size)]
+            also = made["batches"][0].also = self.policy.collate(mixed)
+            made["counts"]["ptx"] = float(also.num_tokens)
+        return made
+
+    def _new_rollout(self, update: int) -> None:
+        now = time.monotonic()
+        if self._collected_at is not None:
+            self.meter.add({"time/optimise": (now - self._collected_at, 1.0)})
+        self.rollout = self.collector.collect(update)
+        self._collected_at = time.monotonic()
+
+    # A step
+
+    def objective(self, model: Any, batch: GroupBatch) -> Objective:
+        """Σ over completion tokens of policy, value and entropy terms."""
+        ppo, extras = self.settings.ppo, batch.extras
+        want = ["logps", "values"]
+        after = "old_end_values" in extras
+        want += ["end_values"] if after else []
+        want += ["entropy"] if ppo.entropy_coef else []
+        out = model(batch, want=want, temperature=self.settings.rollout.temperature)
+        policy_loss, stats = losses.ppo_policy(
+            out["logps"],
+            extras["old_logps"],
+            extras["advantages"],
+            clip_range=ppo.clip_range,
+            clip_range_high=ppo.clip_range_high,
+            dual_clip=ppo.dual_clip,
+        )
+        value_loss, value_stats = losses.ppo_value(
+            out["values"], extras["old_values"], extras["returns"], clip=ppo.value_clip_range
+        )
+        value_sum, count = value_loss.sum(), float(batch.num_tokens)
+        if after:
+            end_loss, _ = losses.ppo_value(
+                out["end_values"],
+                extras["old_end_values"],
+                extras["end_returns"],
+                clip=ppo.value_clip_range,
+            )
+            value_sum = value_sum + end_loss.sum()
+        # Warm-up: the critic learns alone; times zero, so that every parameter is in the graph.
+        warm = self.position.update_of_step < ppo.critic_warmup_updates
+        policy_sum = policy_loss.sum() * (0.0 if warm else 1.0)
+        total = policy_sum + ppo.vf_coef * value_sum
+        if ppo.entropy_coef:
+            total = total - ppo.entropy_coef * out["entropy"].sum()
+        self.position.approx_kl += torch.stack(
+            [stats["approx_kl"].sum(), stats["approx_kl"].new_tensor(count)]
+        ).cpu().double()  # fmt: skip
+        self.meter.largest("ratio/max", float(stats.pop("ratio").max()))
+        figures: dict[str, Any] = {n: (x.sum(), count) for n, x in (stats | value_stats).items()}
+        figures |= {
+            "policy_loss": (policy_loss.detach().sum(), count),
+            "value_loss": (value_sum.detach(), count),
+        }
+        if batch.also is not None:
+            scale = self.step_counts["items"] / self.step_counts["ptx"]
+            nll = losses.sft(out["also_logps"]).sum()
+            total = total + ppo.ptx_coef * scale * nll
+            figures["loss/ptx"] = (nll.detach(), float(batch.also.num_tokens))
+        return Objective(total, figures)
+
+    def items(self, groups: Sequence[TokenGroup]) -> float:
+        """Completion tokens."""
+        return as_batch_counts(groups)["items"]
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Any:
+        """As the base; then note the critic's share of the gradient."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
+            grads = [p.grad for p in self.policy.module.critic_parameters() if p.grad is not None]
+            if grads:
+                norm = float(torch.nn.utils.get_total_norm(grads))
+                self.meter.add({"grad_norm_critic": (norm, 1.0)})
+        return loss
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's optimizer, the critic's parameters in groups of their own rate."""
+        optimizer: Any = super().create_optimizer(model)
+        rate = self.settings.ppo.critic_learning_rate
+        if rate is None:
+            return optimizer
+        critic = {id(p) for p in self.policy.module.critic_parameters()}
+        for group in list(optimizer.param_groups):
+            theirs = [p for p in group["params"] if id(p) in critic]
+            if theirs:
+                group["params"] = [p for p in group["params"] if id(p) not in critic]
+                rest = {k: v for k, v in group.items() if k != "params"}
+                optimizer.add_param_group({**rest, "params": theirs, "lr": rate})
+        return optimizer
+
+    # Evaluation, checkpoints
+
+    def measure(self) -> dict[str, float]:
+        """Reward, KL, length and EOS rate on held-out prompts; samples go to samples.jsonl."""
+        return evaluate_prompts(self)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer; a checkpoint's rollout, KL controller and statistics come back first."""
+        if resume_from_checkpoint:
+            self.args.eval_on_start = False
+            self.load_state(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights, and this rank's state of PPO."""
+        super().save_model(output_dir, _internal_call)
+        folder = Path(output_dir or self.args.output_dir)
+        state = {
+            "collector": self.collector.state_dict(),
+            "position": self.position.state_dict(),
+            "rollout": self.rollout.state_dict() if self.rollout else None,
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+        file = folder / f"ppo_state_{self.args.process_index}.pt"
+        torch.save(state, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").replace(file)
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what `save_model` wrote; UserError if another number of ranks wrote it."""
+        file = folder / f"ppo_state_{self.args.process_index}.pt"
+        ranks = len(list(folder.glob("ppo_state_*.pt")))
+        if ranks != self.args.world_size:
+            reason = f"was written by {ranks} processes, and this run has {self.args.world_size}"
+            fix = f"Launch {ranks} processes, or start anew with --train.resume never"
+            raise UserError("train.resume", str(folder), reason, fix)
+        state = torch.load(file, weights_only=True)
+        self.collector.load_state_dict(state["collector"])
+        self.position.load_state_dict(state["position"])
+        self.rollout = Rollout.from_state(state["rollout"]) if state["rollout"] else None
+        if self.ema and state["ema"]:
+            self.ema.load_state_dict(state["ema"])
+
+
+class _Micros:
+    """What the Trainer iterates as a data loader; its length is the whole run."""
+
+    def __init__(self, trainer: PpoTrainer) -> None:
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        args = self.trainer.args
+        return args.max_steps * args.gradient_accumulation_steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.trainer.micro_batches()
+
+
+def train(config: Config) -> dict[str, float]:
+    """Run PPO from config.policy on the configured prompts and rewards; return last figures."""
+    overrides = batch_arguments(config)
+    args = training_arguments(config, **overrides)
+    check(config, args)
+    with without_zero3():  # the reward model answers for each rank alone
+        reward = make_reward(config.rewards, device=args.device)
+    policy = Policy.load(config, critic=True)
+    prompts, held_out, counts = load_prompt_items(config, policy.tokenizer)
+    ptx: list[TokenGroup] = []
+    if config.ppo.ptx_coef > 0:
+        ptx, _, more = examples.sft_groups(config, policy.tokenizer)
+        counts += more
+    write_counts(config, counts)
+    if args.max_steps <= 0:
+        updates = math.ceil(
+            args.num_train_epochs * len(prompts) / config.rollout.prompts_per_update
+        )
+        args.max_steps = updates * config.ppo.ppo_epochs * config.ppo.num_minibatches
+    if not held_out:
+        args.eval_strategy, args.eval_on_start = "no", False
+    trainer = PpoTrainer(
+        policy, config, args, prompts, held_out, reward, ptx, callbacks(config)
+    )  # fmt: skip
+    if trainer.ema:
+        trainer.add_callback(trainer.ema)
+
+    def save(final: Path) -> None:
+        state = trainer.trained_state()
+        if rank() == 0:
+            policy.save(final, state)
+            if trainer.ema:
+                policy.save(final.with_name("final-ema"), state | trainer.ema.shadow)
+
+    return run_training(trainer, config, save=save)
+
+
+def batch_arguments(config: Config) -> dict[str, Any]:
+    """TrainingArguments that follow from the rollout's size.
+
+    per_device_train_batch_size completions are in memory at once; a minibatch is as many
+    micro-batches as it takes, so gradient_accumulation_steps is not the user's to choose.
+    """
+    from align.launch_env import asked_world
+
+    samples = config.rollout.prompts_per_update * config.rollout.n
+    per_step = samples // config.ppo.num_minibatches
+    world = asked_world()
+    if per_step % world:
+        reason = (
+            f"makes minibatches of {per_step} completions, which {world} processes cannot share"
+        )
+        raise UserError("ppo.num_minibatches", config.ppo.num_minibatches, reason, "Lower it")
+    given = config.train.args
+    micro = min(given.get("per_device_train_batch_size", 8), per_step // world)
+    evaluates = given.get("eval_strategy", "no") != "no"
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": math.ceil(per_step / world / micro),
+        "ignore_data_skip": True,
+        "eval_on_start": given.get("eval_on_start", evaluates),
+    }
+
+
+def check(config: Config, args: Any) -> None:
+    """Refuse combinations that would not do what they say (UserError)."""
+    ppo = config.ppo
+    if ppo.critic_warmup_updates and args.weight_decay:
+        raise UserError(
+            "ppo.critic_warmup_updates", ppo.critic_warmup_updates, "keeps the policy frozen, but "
+            f"train.weight_decay={args.weight_decay} would shrink it", "Use weight_decay 0",
+        )  # fmt: skip
+    if ppo.critic_warmup_updates and ppo.critic == "shared":
+        reason = "cannot freeze a policy that shares its body with the critic"
+        fix = "Use ppo.critic: separate"
+        raise UserError("ppo.critic_warmup_updates", ppo.critic_warmup_updates, reason, fix)
+    if ppo.ema_decay and config.train.args.get("deepspeed"):
+        raise UserError("ppo.ema_decay", ppo.ema_decay, "needs whole weights", "Use null")
