@@ -1,16 +1,21 @@
-"""Command line: ``python -m reward_models score|evaluate``."""
+"""Command line: ``python -m reward_models score|evaluate``; torch is imported after the checks."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
+from align.files import write_atomic
+from align.records import PreferenceGroup, RecordError
+from reward_models.annotations.base import Intake, merge
+from reward_models.preferences import AGGREGATES, TIES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,15 +31,15 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate = commands.add_parser("evaluate", help="accuracy and calibration on held-out groups")
     evaluate.add_argument("--output", metavar="JSON", help="write the figures here too")
-    evaluate.add_argument("--aggregate", default="soft")
-    evaluate.add_argument("--ties", default="half")
+    evaluate.add_argument("--aggregate", choices=AGGREGATES, default="soft")
+    evaluate.add_argument("--ties", choices=TIES, default="half")
     evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     for command in (score, evaluate):
         command.add_argument("--model", required=True, metavar="DIR", help="a reward checkpoint")
         command.add_argument("--input", required=True, metavar="FILE")
         command.add_argument("--batch_size", type=int, default=16)
-        command.add_argument("--max_length", type=int)
-        command.add_argument("--device")
+        command.add_argument("--max_length", type=int, help="tokens; default: the contract's")
+        command.add_argument("--device", help="cpu, cuda, cuda:1, …; default cpu")
     return made
 
 
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         if not Path(args.input).is_file():
-            raise UserError("input", args.input, "does not exist", "Check the path")
+            raise UserError("input", args.input, "is not a file", "Check the path")
         return _score(args) if args.command == "score" else _evaluate(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,10 +62,11 @@ def _scorer(args: argparse.Namespace, progress: Any = None) -> Any:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from reward_models.score_file import fingerprint, score_file
+    from reward_models.score_file import check_output, fingerprint, score_file
 
+    check_output(args.input, args.output)
     scorer = _scorer(args)
-    mark = fingerprint(args.model, args.calibrated)
+    mark = fingerprint(args.model, args.calibrated, scorer.max_length)
     counts = score_file(
         scorer,
         args.input,
@@ -75,35 +81,77 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from reward_models.annotations.base import Intake
-    from reward_models.annotations.detect import detect
-    from reward_models.annotations.reading import read
-    from reward_models.evaluation import evaluate_groups
+    from reward_models.evaluation import evaluate_scores
 
+    if args.output and Path(args.output).is_dir():
+        raise UserError("output", args.output, "is a folder", "Give a file")
     intake = Intake()
-    groups = list(detect(args.input).format.parse(read(args.input), intake))
-    if not groups:
-        raise UserError(
-            "input",
-            args.input,
-            f"has no usable row: {dict(intake.rows.dropped)}",
-            "Give test.jsonl of an import",
-        )
+    groups = _groups(args.input, intake)
     scorer = _scorer(args, lambda done, total: _progress(f"{done}/{total} candidates scored"))
-    result = evaluate_groups(
-        scorer, groups, aggregate=args.aggregate, ties=args.ties, seed=args.seed
-    )
+    kept, ids, dropped = _encoded(scorer, groups)
+    if not kept:
+        raise UserError("input", args.input, f"has no group that the model can read: {dropped}")
+    flat = iter(scorer.reduce(scorer.score_ids(ids)))
+    scores = [list(islice(flat, len(group.candidates))) for group in kept]
+    try:
+        result = evaluate_scores(
+            kept, scores, aggregate=args.aggregate, ties=args.ties, seed=args.seed
+        )
+    except ValueError as error:
+        raise UserError("model", args.model, f"cannot be evaluated: {error}") from None
     _progress("\n")
     result["rows"], result["truncated"] = intake.rows.to_json(), scorer.truncated
+    result["groups"] = {"scored": len(kept), "dropped": dict(dropped)}
+    for line in _lines(result):
+        print(line)
+    if args.output:
+        write_atomic(Path(args.output), json.dumps(result, ensure_ascii=True, indent=2) + "\n")
+    return 0
+
+
+def _groups(path: str, intake: Intake) -> list[PreferenceGroup]:
+    """The comparisons of a file in any known format, rows about the same answers merged."""
+    from reward_models.annotations.detect import detect
+    from reward_models.annotations.reading import read
+
+    found: dict[str, list[PreferenceGroup]] = {}
+    for group in detect(path).format.parse(read(path), intake):
+        found.setdefault(group.group_id, []).append(group)
+    if not found:
+        reasons = dict(intake.rows.dropped)
+        raise UserError(
+            "input", path, f"has no usable row: {reasons}", "Give test.jsonl of an import"
+        )
+    return [merge(parts) for parts in found.values()]
+
+
+def _encoded(
+    scorer: Any, groups: Sequence[PreferenceGroup]
+) -> tuple[list[PreferenceGroup], list[list[int]], Counter[str]]:
+    """(groups that the model can read, token ids of their candidates, reasons of the others)."""
+    kept, ids, dropped = [], [], Counter()
+    for group in groups:
+        try:
+            rows = [scorer.encode(group.prompt, c.content) for c in group.candidates]
+        except RecordError as error:
+            dropped[error.code] += 1
+            continue
+        kept.append(group)
+        ids += rows
+    return kept, ids, dropped
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    for name in ("rows", "groups"):
+        counts = result[name]
+        dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
+        used = counts.get("used", counts.get("scored"))
+        yield f"{name:<24}{used} used" + (f", dropped: {dropped}" if dropped else "")
+    if result["truncated"]:
+        yield f"{'truncated':<24}{result['truncated']} candidates"
     for name, value in result.items():
         if name.startswith("eval_"):
-            print(f"{name:<24}{value:.4f}" if isinstance(value, float) else f"{name:<24}{value}")
-    if args.output:
-        temp = Path(args.output).with_name(f".{Path(args.output).name}.{os.getpid()}.tmp")
-        temp.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", "utf-8")
-        os.replace(temp, args.output)
-    return 0
+            yield f"{name:<24}{value:.4f}" if isinstance(value, float) else f"{name:<24}{value}"
 
 
 def _progress(text: str) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
+from align.files import write_atomic
 
 FILE = "contract.json"
 EOS_RULE = "end_of_turn"
+VERSION = 1
+TRUNCATIONS = ("keep_start", "keep_end")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Contract:
 
     template_hash, tokenizer_hash: of what renders and tokenises. eos_rule: the score is read at the
     completion's end-of-turn token. max_length: tokens of prompt and completion, None unlimited.
+    max_prompt_length, truncation: how longer texts were cut, as in ``data.*`` of a training run.
     heads: outputs, averaged. score_mean, score_std: of raw scores on reference samples.
     held_out_accuracy: pair accuracy in [0, 1], None when not measured.
     """
@@ -37,19 +40,23 @@ class Contract:
     eos_rule: str = EOS_RULE
     padding_side: str = "right"
     max_length: int | None = None
+    max_prompt_length: int | None = None
+    truncation: str = "keep_end"
     heads: int = 1
     score_mean: float = 0.0
     score_std: float = 1.0
     data_fingerprint: str | None = None
     held_out_accuracy: float | None = None
     base_fingerprint: str | None = None
-    version: int = 1
+    version: int = VERSION
 
 
 def make_contract(
     tokenizer: Any,
     *,
     max_length: int | None = None,
+    max_prompt_length: int | None = None,
+    truncation: str = "keep_end",
     heads: int = 1,
     scores: Sequence[float] = (),
     data_fingerprint: str | None = None,
@@ -59,14 +66,19 @@ def make_contract(
     """The contract of a model trained with this tokenizer (and its chat template).
 
     scores: raw scores of reference samples; their mean and population standard deviation are kept.
+    Raises ValueError for scores that are not finite: such a model has diverged.
     """
     from align.chat import template_hash
 
+    if not all(math.isfinite(score) for score in scores):
+        raise ValueError("the model gives reference scores that are not finite: it has diverged")
     mean, std = moments(scores)
     return Contract(
         template_hash(tokenizer),
         tokenizer_hash(tokenizer),
         max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        truncation=truncation,
         heads=heads,
         score_mean=mean,
         score_std=std,
@@ -100,10 +112,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def write_contract(path: str | Path, contract: Contract) -> None:
     """Writes contract.json into a checkpoint folder, whole or not at all."""
-    target = Path(path) / FILE
-    temp = target.with_name(f".{FILE}.{os.getpid()}.tmp")
-    temp.write_text(json.dumps(asdict(contract), indent=2, allow_nan=False) + "\n", "utf-8")
-    os.replace(temp, target)
+    write_atomic(Path(path) / FILE, json.dumps(asdict(contract), indent=2, allow_nan=False) + "\n")
 
 
 def read_contract(path: str | Path) -> Contract | None:
@@ -113,9 +122,9 @@ def read_contract(path: str | Path) -> Contract | None:
         return None
     try:
         values = json.loads(file.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            "contract", str(file), f"is not JSON: {error}", "Save the model again"
+            "contract", str(file), f"cannot be read: {error}", "Save the model again"
         ) from None
     known = {f.name for f in fields(Contract)}
     if not isinstance(values, dict) or not {"template_hash", "tokenizer_hash"} <= values.keys():
@@ -125,15 +134,41 @@ def read_contract(path: str | Path) -> Contract | None:
             "lacks template_hash or tokenizer_hash",
             "Save the model again with this version",
         )
-    unknown = values.keys() - known
-    if unknown:
+    unknown = sorted(values.keys() - known)
+    if unknown or values.get("version", VERSION) != VERSION:
+        said = f"has unknown fields {unknown}" if unknown else f"has version {values['version']!r}"
         raise UserError(
-            "contract",
-            str(file),
-            f"has unknown fields {sorted(unknown)}",
-            "It was written by a newer version: update",
+            "contract", str(file), said, "It was written by another version of the code: update"
+        )
+    wrong = [name for name, value in values.items() if not _valid(name, value)]
+    if wrong:
+        raise UserError(
+            f"contract.{wrong[0]}",
+            values[wrong[0]],
+            f"of {file} cannot be used",
+            "Save the model again",
         )
     return Contract(**values)
+
+
+def _valid(name: str, value: Any) -> bool:
+    """Whether a field's value has the type and range that scoring relies on."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = number and math.isfinite(value)
+    whole = number and isinstance(value, int)
+    if name in ("score_mean", "score_std", "held_out_accuracy"):
+        return (number and (name != "score_std" or value > 0)) or (
+            value is None and name == "held_out_accuracy"
+        )
+    if name == "heads":
+        return whole and value >= 1
+    if name in ("max_length", "max_prompt_length"):
+        return value is None or (whole and value >= 1)
+    if name == "truncation":
+        return value in TRUNCATIONS
+    if name == "version":
+        return True  # checked before
+    return isinstance(value, str) or (value is None and name.endswith("fingerprint"))
 
 
 def check_contract(

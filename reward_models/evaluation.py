@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,10 @@ def evaluate_scores(
     pair. eval_ece: expected calibration error of σ(Δ), 10 bins. eval_temperature: T that minimises
     the loss of σ(Δ/T). eval_length_baseline: accuracy of "the longer answer is better".
     by: accuracy in slices, {name: {slice: {"accuracy", "pairs"}}}.
+    Raises ValueError for scores that are not finite.
     """
+    if not all(math.isfinite(score) for row in scores for score in row):
+        raise ValueError("the model gives scores that are not finite")
     pairs = collect(groups, scores, aggregate=aggregate, ties=ties)
     decided = pairs.target != 0.5
     result: dict[str, Any] = {
@@ -175,8 +179,10 @@ def fit_temperature(delta: Floats, target: Floats, weight: Floats) -> float:
     """T in [0.001, 1000] that minimises the loss of σ(Δ/T).
 
     The loss is convex in 1/T, so a search over log T that keeps the better part finds the minimum.
-    An order without any mistake drives T to the lower end.
+    An order without any mistake drives T to the lower end. 1 where all scores are equal.
     """
+    if not delta.any():
+        return 1.0
     low, high = np.log(1e-3), np.log(1e3)
     for _ in range(100):
         a, b = low + (high - low) / 3, high - (high - low) / 3

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.config_errors import UserError
+from align.heads import base_of, find_head, init_head
+from align.records import RecordError
 from reward_models.contract import (
     Contract,
     check_contract,
@@ -15,67 +17,17 @@ from reward_models.contract import (
     write_contract,
 )
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = [
+    "base_of", "find_head", "init_head", "load_reward_model", "plain", "save_reward_model",
+]  # fmt: skip
 
-HEAD_NAMES = ("score", "classifier", "classification_head", "reward_head", "v_head", "value_head")
-
-
-def find_head(model: Any) -> tuple[str, nn.Linear]:
-    """(attribute name, layer) of a model's scalar head: the linear layer beside its body.
-
-    Llama, Qwen and GPT-2 call it ``score``, others ``classifier``; peft's copy of a saved head is
-    looked through. Raises UserError for models whose head is no single linear layer.
-    """
-    from torch import nn
-
-    body = base_of(model)
-    children = {n: _unwrapped(m) for n, m in model.named_children() if m is not body}
-    linear = {n: m for n, m in children.items() if isinstance(m, nn.Linear)}
-    for name in HEAD_NAMES:
-        if name in linear:
-            return name, linear[name]
-    if len(linear) == 1:
-        return next(iter(linear.items()))
-    kind, found = type(model).__name__, sorted(children) or "no layer"
-    raise UserError(
-        "policy.path",
-        kind,
-        f"has no single linear head beside its body ({found})",
-        "Use a decoder model with a ...ForSequenceClassification class",
-    )
+TRAIN_ONE = "Train one with recipes/reward.py"
+GIVE_FINAL = "Give a reward run's final folder"
 
 
-def base_of(model: Any) -> nn.Module:
-    """The body of a sequence-classification model, whose last hidden states the head reads."""
-    body = getattr(model, model.base_model_prefix, None)
-    if body is None or body is model:
-        kind = type(model).__name__
-        raise UserError(
-            "policy.path",
-            kind,
-            "has no body under a head",
-            "Use a ...ForSequenceClassification model",
-        )
-    return body
-
-
-def init_head(model: Any, seed: int = 0) -> None:
-    """Initialises the head in place: weights N(0, 1/√(d+1)), bias zero.
-
-    The scores of an untrained model then have variance about 1 whatever the width (Stiennon et al.
-    2020, arXiv:2009.01325). Sampled on the CPU, so every device and rank gets the same numbers.
-    """
-    import torch
-
-    _, head = find_head(model)
-    generator = torch.Generator().manual_seed(seed)
-    std = 1.0 / math.sqrt(head.in_features + 1)
-    with torch.no_grad():
-        weight = torch.randn(head.weight.shape, generator=generator) * std
-        head.weight.copy_(weight.to(head.weight.dtype))
-        if head.bias is not None:
-            head.bias.zero_()
+def plain(model: Any) -> Any:
+    """The sequence-classification model itself, where peft has wrapped it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any, Contract]:
@@ -85,23 +37,46 @@ def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any,
     tokenizer and template. UserError: no folder, no trained head, a contract that does not match.
     """
     import torch
-    from transformers import AutoTokenizer
-
-    from align.chat import stop_ids
 
     path = Path(path)
     if not path.is_dir():
-        raise UserError("path", str(path), "is not a folder", "Give a reward run's final folder")
-    model = _load(path, dtype or torch.float32)
+        raise UserError("path", str(path), "is not a folder", GIVE_FINAL)
+    contract = read_contract(path)
+    model = _load(path, dtype or torch.float32, contract)
+    tokenizer = _tokenizer(path)
+    _, head = find_head(model)
+    if contract is None:
+        contract = make_contract(tokenizer, heads=head.out_features)
+    check_contract(contract, tokenizer, path=str(path), heads=head.out_features)
+    return model.eval(), tokenizer, contract
+
+
+def save_reward_model(path: str | Path, model: Any, tokenizer: Any, contract: Contract) -> None:
+    """Writes what ``load_reward_model`` reads; of a peft model the adapter and the head alone.
+
+    The contract comes last, and an old one goes first: where it is, the rest belongs to it.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "contract.json").unlink(missing_ok=True)
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    write_contract(folder, contract)
+
+
+def _tokenizer(path: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from align.chat import stop_ids
+
+    # AutoTokenizer goes by config.json's model type and would rebuild a tokenizer of one's own
+    # beside a Qwen2 model as Qwen2Tokenizer, with other ids (transformers 5.24).
+    kind = PreTrainedTokenizerFast if _generic(path) else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "path",
-            str(path),
-            f"has no usable tokenizer: {_line(error)}",
-            "Save the tokenizer beside the model",
-        ) from None
+        tokenizer = kind.from_pretrained(str(path))
+    except Exception as error:  # every format has its own: OSError, ValueError, pyo3's Exception
+        reason = f"has no usable tokenizer: {_line(error)}"
+        raise UserError("path", str(path), reason, "Save the tokenizer beside the model") from None
     if tokenizer.chat_template is None:
         raise UserError(
             "path",
@@ -109,74 +84,108 @@ def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any,
             "has a tokenizer without a chat template",
             "Save the template that the model was trained with",
         )
-    if not stop_ids(tokenizer):
+    try:
+        ends = stop_ids(tokenizer)
+    except RecordError as error:
+        raise UserError(
+            "path",
+            str(path),
+            f"has a chat template that cannot be used: {error}",
+            "Save the template that the model was trained with",
+        ) from None
+    if not ends:
         raise UserError(
             "path",
             str(path),
             "has neither an end-of-turn nor an EOS token",
             "The score is read at that token: add one and train again",
         )
-    _, head = find_head(model)
-    contract = read_contract(path) or make_contract(tokenizer, heads=head.out_features)
-    check_contract(contract, tokenizer, path=str(path), heads=head.out_features)
-    return model.eval(), tokenizer, contract
+    return tokenizer
 
 
-def save_reward_model(path: str | Path, model: Any, tokenizer: Any, contract: Contract) -> None:
-    """Writes what ``load_reward_model`` reads."""
-    Path(path).mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(path))
-    tokenizer.save_pretrained(str(path))
-    write_contract(path, contract)
-
-
-def _load(path: Path, dtype: Any) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        return _load_adapter(path, dtype)
+def _generic(path: Path) -> bool:
+    """Whether the tokenizer was saved as what its tokenizer.json says and nothing more."""
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(path), dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "path",
-            str(path),
-            f"is not a reward checkpoint: {_line(error)}",
-            "Give a reward run's final folder",
-        ) from None
+        config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+        name = config.get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):
+        return False
+    generic = name in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return generic and (path / "tokenizer.json").is_file()
+
+
+def _load(path: Path, dtype: Any, contract: Contract | None) -> Any:
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        return _load_adapter(path, dtype, contract.heads if contract else 1)
+    model, missing = _from_pretrained(str(path), dtype)
     name, _ = find_head(model)
-    missing = [key for key in info["missing_keys"] if key.split(".")[0] == name]
+    untrained = [key for key in missing if key.split(".")[0] == name]
+    if untrained:
+        reason = f"has no trained reward head ({untrained[0]} is missing)"
+        raise UserError("path", str(path), reason, TRAIN_ONE)
     if missing:
-        raise UserError(
-            "path",
-            str(path),
-            f"has no trained reward head ({missing[0]} is missing)",
-            "Train one with recipes/reward.py",
-        )
+        reason = f"lacks {len(missing)} weights of the model, {missing[0]} first"
+        raise UserError("path", str(path), reason, GIVE_FINAL)
     return model
 
 
-def _load_adapter(path: Path, dtype: Any) -> Any:
-    from peft import AutoPeftModelForSequenceClassification
+def _from_pretrained(path: str, dtype: Any, **more: Any) -> tuple[Any, list[str]]:
+    """(model, keys that the checkpoint lacks); the library would fill them at random."""
+    from transformers import AutoModelForSequenceClassification
 
-    contract = read_contract(path)
-    heads = contract.heads if contract else 1
-    model = AutoPeftModelForSequenceClassification.from_pretrained(
-        str(path), dtype=dtype, num_labels=heads
-    )
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, **more
+        )
+    except Exception as error:  # a damaged safetensors file has an exception class of its own
+        reason = f"is not a reward checkpoint: {_line(error)}"
+        raise UserError("path", path, reason, GIVE_FINAL) from None
+    return model, sorted(info["missing_keys"])
+
+
+def _load_adapter(path: Path, dtype: Any, heads: int) -> Any:
+    """The base model with the adapter merged; the head is the adapter's."""
+    from peft import PeftConfig, PeftModelForSequenceClassification
+
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+    except Exception as error:
+        reason = f"has no usable adapter_config.json: {_line(error)}"
+        raise UserError("path", str(path), reason, GIVE_FINAL) from None
+    named = config.base_model_name_or_path
+    if not named or named == "None":
+        reason = "has an adapter_config.json that names no base model"
+        raise UserError("path", str(path), reason, "Give the merged model")
+    try:
+        base, _ = _from_pretrained(str(named), dtype, num_labels=heads)
+    except UserError as error:
+        reason = f"is an adapter whose base {named} {error.reason}"
+        raise UserError("path", str(path), reason, "Give the merged model") from None
+    name, _ = find_head(base)
+    if not any(name in key.split(".") for key in _adapter_keys(path)):
+        reason = f"has no trained reward head ({name} is not in the adapter)"
+        fix = "Train it with task_type SEQ_CLS, or give the merged model"
+        raise UserError("path", str(path), reason, fix)
+    try:
+        model = PeftModelForSequenceClassification.from_pretrained(
+            base, str(path), config=config, torch_dtype=dtype
+        )
+    except Exception as error:
+        reason = f"does not fit its base model: {_line(error)}"
+        raise UserError("path", str(path), reason, GIVE_FINAL) from None
     return model.merge_and_unload()  # pyright: ignore[reportCallIssue]
 
 
-def _unwrapped(module: Any) -> Any:
-    """The trained copy inside peft's ModulesToSaveWrapper, or the module itself."""
-    saved = getattr(module, "modules_to_save", None)
-    if saved is None or not len(saved):
-        return module
-    active = getattr(module, "active_adapter", "default")
-    name = active[0] if isinstance(active, list) else active
-    return saved[name] if name in saved else next(iter(saved.values()))
+def _adapter_keys(path: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    file = path / "adapter_model.safetensors"
+    try:
+        with safe_open(str(file), framework="pt") as weights:
+            return list(weights.keys())
+    except (OSError, SafetensorError) as error:
+        reason = f"cannot be read: {_line(error)}"
+        raise UserError("path", str(file), reason, GIVE_FINAL) from None
 
 
 def _line(error: Exception) -> str:

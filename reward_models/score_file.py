@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
-from align.jsonl import RecordError, read_rows
-from align.records import Message, parse_messages
+from align.records import Message, RecordError, parse_messages
+from reward_models.annotations.base import Row
+from reward_models.annotations.reading import read
 
 COMPLETION_FIELDS = ("completion", "response", "answer", "output")
+# What a scored line adds to its row; fields of these names in the input are replaced.
+ADDED = ("score", "scores", "error", "truncated", "scorer")
+HASHED = ("*.json", "*.jinja", "*.safetensors", "*.bin")
 CHUNK = 256
 
 
@@ -22,8 +28,8 @@ def read_item(obj: Any) -> tuple[tuple[Message, ...], list[Any]]:
     """(prompt, completions) of an input row; RecordError where it is neither.
 
     Rows: {"prompt", "completion" | "response" | "answer" | "output"}, {"prompt", "completions":
-    […]}, {"messages": […]} (the last assistant turn is scored), {"prompt", "chosen", "rejected"}, or a
-    canonical group.
+    […]}, {"messages": […]} (the last assistant turn is scored), {"prompt", "chosen", "rejected"},
+    or a canonical group.
     """
     if not isinstance(obj, dict):
         raise RecordError("expected an object", code="not_an_object")
@@ -37,18 +43,20 @@ def read_item(obj: Any) -> tuple[tuple[Message, ...], list[Any]]:
     prompt = parse_messages(obj["prompt"])
     if not prompt:
         raise RecordError("the prompt is empty", code="no_prompt")
+    return prompt, [_answer(value) for value in _completions(obj)]
+
+
+def _completions(obj: dict[str, Any]) -> list[Any]:
     if isinstance(obj.get("completions"), list) and obj["completions"]:
-        return prompt, [_answer(c) for c in obj["completions"]]
+        return obj["completions"]
     if isinstance(obj.get("candidates"), list) and obj["candidates"]:
-        return prompt, [
-            _answer(c.get("content") if isinstance(c, dict) else c) for c in obj["candidates"]
-        ]
+        return [c.get("content") if isinstance(c, dict) else c for c in obj["candidates"]]
     if "chosen" in obj and "rejected" in obj:
-        return prompt, [_answer(obj["chosen"]), _answer(obj["rejected"])]
+        return [obj["chosen"], obj["rejected"]]
     name = next((n for n in COMPLETION_FIELDS if n in obj), None)
     if name is None:
         raise RecordError(f"no {', '.join(COMPLETION_FIELDS)} or completions", code="no_completion")
-    return prompt, [_answer(obj[name])]
+    return [obj[name]]
 
 
 def _answer(value: Any) -> Any:
@@ -58,18 +66,24 @@ def _answer(value: Any) -> Any:
     return messages[0].content if len(messages) == 1 else messages
 
 
-def fingerprint(model: str | Path, calibrated: bool) -> str:
+def fingerprint(model: str | Path, calibrated: bool = False, max_length: int | None = None) -> str:
     """Short hash of what decides a score, written on every row so that no run mixes two models."""
-    digest = hashlib.sha256(str(calibrated).encode())
-    names = ("contract.json", "config.json", "tokenizer.json", "*.safetensors")
-    for file in sorted(f for name in names for f in Path(model).glob(name)):
-        digest.update(f"{file.name}{file.stat().st_size}".encode())
+    digest = hashlib.sha256(f"{calibrated} {max_length}".encode())
+    for file in sorted({f for name in HASHED for f in Path(model).glob(name) if f.is_file()}):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with open(file, "rb") as data:
-            digest.update(data.read(1 << 20))
-            # Weights differ everywhere after training: the last MiB tells models apart quickly.
-            data.seek(max(0, file.stat().st_size - (1 << 20)))
-            digest.update(data.read())
+            while block := data.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def check_output(source: str | Path, output: str | Path) -> None:
+    """UserError where the output is a folder or the input itself."""
+    output = Path(output)
+    if output.is_dir():
+        raise UserError("output", str(output), "is a folder", "Give a file")
+    if output.exists() and output.samefile(source):
+        raise UserError("output", str(output), "is the input", "Give another file")
 
 
 def score_file(
@@ -83,99 +97,119 @@ def score_file(
 ) -> dict[str, int]:
     """Writes each input row with "score" ("scores" where it has several completions) and "scorer".
 
-    Rows that cannot be scored get a null score and "error". Complete rows of an interrupted run are
-    kept after a check against the input; a last half line is cut off. Returns counts: rows,
-    resumed, errors, truncated.
+    Rows that cannot be read or scored get a null score and "error"; "truncated" counts completions
+    that were shortened. Lines of an interrupted run are kept after a check against the input; a
+    last half line is cut off. The output appears under its name when all is done. Returns counts:
+    rows, resumed (of these from an earlier run), errors, truncated.
     """
+    check_output(source, output)
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
-    if output.exists() and not partial.exists():
-        os.replace(output, partial)
-    output.parent.mkdir(parents=True, exist_ok=True)
     counts = {"rows": 0, "resumed": 0, "errors": 0, "truncated": 0}
-    try:
-        rows = (obj for _, obj in read_rows(source))
-        counts["resumed"] = counts["rows"] = _resume(partial, rows, mark)
-        with open(partial, "a", encoding="utf-8") as file:
-            while chunk := list(islice(rows, CHUNK)):
-                for line in _scored(scorer, chunk, mark, calibrated, counts):
-                    file.write(line + "\n")
-                file.flush()
-                counts["rows"] += len(chunk)
-                if progress:
-                    progress(counts["rows"])
-    except RecordError as error:
-        raise UserError(
-            "input", str(source), f"cannot be read: {error}", "Correct that line"
-        ) from None
-    counts["truncated"] = scorer.truncated
+    rows = iter(read(source))
+    first = next(rows, None)  # an unusable input is an error before anything is written
+    rows = _again(first, rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    earlier = partial if partial.exists() else output
+    end = _resume(earlier, rows, mark, counts) if earlier.exists() else 0
+    if earlier is output and end:
+        shutil.copyfile(output, partial)
+    with open(partial, "ab") as file:
+        file.truncate(end)
+        while chunk := list(islice(rows, CHUNK)):
+            for line in _scored(scorer, chunk, mark, calibrated, counts):
+                file.write(line + b"\n")
+            file.flush()
+            counts["rows"] += len(chunk)
+            if progress:
+                progress(counts["rows"])
     os.replace(partial, output)
     return counts
 
 
-def _resume(partial: Path, rows: Iterator[Any], mark: str) -> int:
-    """Skips the input rows that are scored already; returns how many."""
-    if not partial.exists():
-        return 0
-    kept = 0
-    with open(partial, "rb+") as file:
-        end = 0
+def _again(first: Row | None, rows: Iterator[Row]) -> Iterator[Row]:
+    if first is not None:
+        yield first
+    yield from rows
+
+
+def _resume(earlier: Path, rows: Iterator[Row], mark: str, counts: dict[str, int]) -> int:
+    """Skips the input rows that are scored already; returns the length of their lines in bytes."""
+    end = 0
+    with open(earlier, "rb") as file:
         for raw in file:
-            if not raw.endswith(b"\n"):
-                break
-            _same(raw, next(rows, None), mark, partial)
+            if not raw.endswith(b"\n") and earlier.suffix == ".partial":
+                break  # written when the run was interrupted
+            line = _kept(raw, next(rows, None), mark, earlier)
+            counts["errors"] += "error" in line
+            counts["truncated"] += line.get("truncated", 0)
+            counts["rows"] += 1
+            counts["resumed"] += 1
             end += len(raw)
-            kept += 1
-        file.truncate(end)
-    return kept
+    return end
 
 
-def _same(raw: bytes, obj: Any, mark: str, partial: Path) -> None:
+def _kept(raw: bytes, row: Row | None, mark: str, earlier: Path) -> dict[str, Any]:
     try:
         line = json.loads(raw)
     except ValueError:
         line = None
-    fix = f"Remove {partial} or choose another --output"
+    fix = f"Remove {earlier} or choose another --output"
     if not isinstance(line, dict) or "scorer" not in line:
-        raise UserError("output", str(partial), "exists and was not written by score", fix)
+        raise UserError("output", str(earlier), "exists and was not written by score", fix)
     if line["scorer"] != mark:
-        raise UserError("output", str(partial), "was begun with another model or option", fix)
-    if line != {
-        **_as_dict(obj),
-        **{k: line[k] for k in ("score", "scores", "error", "scorer") if k in line},
-    }:
-        raise UserError("output", str(partial), "was begun with another input", fix)
+        raise UserError("output", str(earlier), "was begun with another model or option", fix)
+    if row is None or _text(_bare(line)) != _text(_bare(_as_dict(row))):
+        raise UserError("output", str(earlier), "was begun with another input", fix)
+    return line
 
 
-def _as_dict(obj: Any) -> dict[str, Any]:
-    return obj if isinstance(obj, dict) else {"input": obj}
+def _as_dict(row: Row) -> dict[str, Any]:
+    if row.error is not None:
+        return {"input": None, "line": row.line}
+    return row.obj if isinstance(row.obj, dict) else {"input": row.obj}
+
+
+def _bare(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ADDED}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _encode(scorer: Any, row: Row) -> tuple[list[list[int]], int]:
+    """(token ids of each completion, how many were shortened); RecordError with the reason."""
+    if row.error is not None:
+        raise RecordError(f"line {row.line}: {row.error[1]}", code=row.error[0])
+    prompt, completions = read_item(row.obj)
+    before = scorer.truncated
+    return [scorer.encode(prompt, c) for c in completions], scorer.truncated - before
 
 
 def _scored(
-    scorer: Any, chunk: Sequence[Any], mark: str, calibrated: bool, counts: dict[str, int]
-) -> list[str]:
-    items, ids = [], []
-    for obj in chunk:
+    scorer: Any, chunk: Sequence[Row], mark: str, calibrated: bool, counts: dict[str, int]
+) -> list[bytes]:
+    items: list[tuple[Row, int, dict[str, Any]]] = []
+    ids: list[list[int]] = []
+    for row in chunk:
         try:
-            prompt, completions = read_item(obj)
-            encoded = [scorer.encode(prompt, completion) for completion in completions]
+            encoded, cut = _encode(scorer, row)
         except RecordError as error:
-            counts["errors"] += 1
-            items.append((obj, 0, error.message))
+            items.append((row, 0, {"score": None, "error": f"{error.code}: {error.message}"}))
             continue
-        items.append((obj, len(completions), None))
+        items.append((row, len(encoded), {"truncated": cut} if cut else {}))
         ids += encoded
     values = iter(scorer.reduce(scorer.score_ids(ids), calibrated=calibrated))
     lines = []
-    for obj, n, error in items:
-        row = dict(_as_dict(obj))
+    for row, n, added in items:
         got = list(islice(values, n))
-        row.update(
-            {"score": None, "error": error}
-            if error
-            else {"score": got[0]}
-            if n == 1
-            else {"scores": got}
-        )
-        lines.append(json.dumps({**row, "scorer": mark}, ensure_ascii=True))
+        if not all(map(math.isfinite, got)):
+            added |= {"score": None, "error": "not_finite: the model gives no finite score"}
+        elif n:
+            added |= {"score": got[0]} if n == 1 else {"scores": got}
+        counts["errors"] += "error" in added
+        counts["truncated"] += added.get("truncated", 0)
+        # ASCII: a lone surrogate of the input has no other form.
+        lines.append(json.dumps({**_bare(_as_dict(row)), **added, "scorer": mark}).encode("ascii"))
     return lines

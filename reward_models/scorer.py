@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from align.config_errors import UserError
 from align.records import RecordError
 from reward_models.contract import check_contract
-from reward_models.model import base_of, find_head, load_reward_model
+from reward_models.model import base_of, find_head, load_reward_model, plain
 
 if TYPE_CHECKING:
     import torch
@@ -51,16 +51,21 @@ class Scorer:
         self.model, self.tokenizer, self.contract = loaded
         if max_length is not None and max_length < 2:
             raise UserError("max_length", max_length, "is below 2", "Use at least 2 tokens")
-        check_contract(self.contract, self.tokenizer, path=str(path or ""), max_length=max_length)
+        self._body, (_, self._head) = base_of(plain(self.model)), find_head(plain(self.model))
+        check_contract(
+            self.contract,
+            self.tokenizer,
+            path=str(path or ""),
+            heads=self._head.out_features,
+            max_length=max_length,
+        )
         positions = getattr(self.model.config, "max_position_embeddings", None)
         limits = [n for n in (max_length or self.contract.max_length, positions) if n]
         self.max_length = min(limits) if limits else None
         self.batch_size, self.progress, self.truncated = batch_size, progress, 0
         if device is not None:
-            self.model.to(device)
-        self._takes_positions = (
-            "position_ids" in inspect.signature(base_of(self.model).forward).parameters
-        )
+            _move(self.model, device)
+        self._takes_positions = "position_ids" in inspect.signature(self._body.forward).parameters
 
     def score(
         self, prompts: Sequence[Any], completions: Sequence[Any], *, calibrated: bool = False
@@ -93,21 +98,31 @@ class Scorer:
     def encode(self, prompt: Any, completion: Any, row: int = 0) -> list[int]:
         """Token ids of prompt and completion, fitted to ``max_length`` (counted when shortened).
 
-        The prompt loses its beginning first. A completion that is too long alone loses what stands
-        before its end-of-turn token, because the score is read there.
+        Cut as in training, by the contract's rule; a completion that is cut keeps its end-of-turn
+        token, because the score is read there. RecordError too_long: max_length leaves no room
+        beside what the template puts between prompt and completion.
         """
-        from align.chat import render_completion
+        from align.chat import header_len, render_completion
+        from align.data.fit import fit_group
 
         try:
             head, tail, _ = render_completion(self.tokenizer, prompt, completion)
         except RecordError as error:
             raise error.at(f"row {row}") from None
-        if self.max_length is None or len(head) + len(tail) <= self.max_length:
-            return head + tail
-        self.truncated += 1
-        if len(tail) >= self.max_length:
-            return tail[: self.max_length - 1] + tail[-1:]
-        return head[len(head) + len(tail) - self.max_length :] + tail
+        fitted = fit_group(
+            head,
+            [tail],
+            max_length=self.max_length,
+            max_prompt_length=self.contract.max_prompt_length,
+            truncation=self.contract.truncation,  # pyright: ignore[reportArgumentType]
+            header_len=header_len(self.tokenizer),
+        )
+        if isinstance(fitted, str):
+            reason = f"no room for a completion in {self.max_length} tokens"
+            raise RecordError(reason, code=fitted, where=f"row {row}")
+        kept = fitted.completions[0]
+        self.truncated += fitted.prompt_truncated or len(kept) < len(tail)
+        return fitted.prompt_ids + kept[:-1] + tail[-1:]
 
     def score_ids(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raw scores (rows, heads) of token id rows, read at each row's last token."""
@@ -140,7 +155,7 @@ class Scorer:
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         import torch
 
-        _, head = find_head(self.model)
+        head = self._head
         device = head.weight.device
         width = max(len(row) for row in rows)
         # Any id can fill the padding: it is masked, and no row reads it.
@@ -152,9 +167,17 @@ class Scorer:
         extra = {}
         if self._takes_positions:
             extra["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
-        output = base_of(self.model)(
+        output = self._body(
             input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **extra
         )
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         hidden = output.last_hidden_state[torch.arange(len(rows), device=device), last]
         return head(hidden.to(head.weight.dtype)).float().tolist()
+
+
+def _move(model: Any, device: Any) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, not compiled in, no memory
+        reason = f"cannot be used: {str(error).strip().splitlines()[0]}"
+        raise UserError("device", str(device), reason, "Use cpu, cuda or cuda:N") from None
