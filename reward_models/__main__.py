@@ -62,9 +62,11 @@ def _scorer(args: argparse.Namespace, progress: Any = None) -> Any:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from reward_models.annotations.reading import read
     from reward_models.score_file import check_output, fingerprint, score_file
 
     check_output(args.input, args.output)
+    next(read(args.input), None)  # an unusable file is an error before a model is loaded
     scorer = _scorer(args)
     mark = fingerprint(args.model, args.calibrated, scorer.max_length)
     counts = score_file(
