@@ -55,10 +55,19 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
     if given.get("report_to") == "none":
         given["report_to"] = []
     given.update(overrides)
+    quiet()
     args = TrainingArguments(**given)
     check_world(args.world_size)
     set_seed(args.seed)
     return args
+
+
+def quiet() -> None:
+    """Keep the libraries' bars and notices for files off the screen; warnings of ours stay."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def callbacks(config: Config, name: str | None = None) -> list[Any]:
