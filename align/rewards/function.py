@@ -33,8 +33,8 @@ class FunctionReward:
     """Calls f(prompts, completions, …) → B numbers.
 
     prompts: B lists of {"role", "content"}. completions: B texts. finished: B bools. A function
-    gets those of the three that it names (all with **kwargs), in any order; one that names neither
-    prompts nor completions gets these two by position.
+    gets those of the three that it names (all with **kwargs), in any order; one whose parameters
+    have other names gets prompts and completions by position.
     Raises UserError, naming field, for what cannot be loaded or called so; RewardError, naming the
     function, when it raises or returns anything but B finite numbers.
     """
@@ -43,8 +43,8 @@ class FunctionReward:
         self.path = path
         self.function = load_function(path, field)
         self.name = path.rsplit(":", 1)[1]
-        self._by_name = _names_taken(self.function)
-        _check_call(self.function, self._by_name, path, field)
+        self._by_position, self._by_name = _call_form(self.function)
+        _check_call(self.function, self._by_position, self._by_name, path, field)
 
     def __call__(
         self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
@@ -53,9 +53,11 @@ class FunctionReward:
         chats = [[m.to_json() for m in prompt] for prompt in prompts]
         columns = (chats, list(completions), list(finished))
         given: dict[str, Any] = dict(zip(NAMES, columns, strict=True))
-        positional = [] if _by_keyword(self._by_name) else [chats, given["completions"]]
         try:
-            values = self.function(*positional, **{name: given[name] for name in self._by_name})
+            values = self.function(
+                *[given[name] for name in self._by_position],
+                **{name: given[name] for name in self._by_name},
+            )
             if inspect.isgenerator(values):  # its errors are the function's
                 values = list(values)
         except Exception as error:
@@ -130,25 +132,27 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _names_taken(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Which of NAMES the function takes by name."""
+def _call_form(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which of NAMES to pass by position, and which by name."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # builtins without a signature
-        return ()
+        return NAMES[:2], ()
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if not _by_keyword(named):
-        return ("finished",) if everything or "finished" in named else ()
-    return NAMES if everything else tuple(name for name in NAMES if name in named)
-
-
-def _by_keyword(names: tuple[str, ...] | list[str]) -> bool:
-    return "prompts" in names or "completions" in names
+    taken = tuple(name for name in NAMES if everything or name in named)
+    foreign = [p for p in parameters if p.kind <= p.VAR_POSITIONAL and p.name not in NAMES]
+    if not taken or (foreign and "prompts" not in named and "completions" not in named):
+        return NAMES[:2], tuple(name for name in taken if name not in NAMES[:2])
+    return (), taken
 
 
 def _check_call(
-    function: Callable[..., Any], names: tuple[str, ...], path: str, field: str
+    function: Callable[..., Any],
+    by_position: tuple[str, ...],
+    by_name: tuple[str, ...],
+    path: str,
+    field: str,
 ) -> None:
     """Refuse a function that our call does not fit, before any model is loaded for it."""
     fix = "Define it as def name(prompts, completions), optionally with finished or **kwargs"
@@ -159,7 +163,7 @@ def _check_call(
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(*([] if _by_keyword(names) else [[], []]), **{name: [] for name in names})
+        signature.bind(*by_position, **{name: name for name in by_name})
     except TypeError as error:
         raise UserError(field, path, f"has the signature {signature}: {error}", fix) from None
 
