@@ -11,7 +11,6 @@ Each detail of shared PPO practice that this follows is a named test in tests/tr
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from align.train.base import AlignTrainer, Objective
 from align.train.batches import pieces
 from align.train.ppo_evaluation import evaluate_prompts
 from align.train.ppo_prompts import load_prompt_items
-from align.train.ppo_state import Ema, Position
+from align.train.ppo_state import Clock, Ema, Position, StepEnd, dropout_off
 from align.train.rollouts import Collector, PromptItem, Rollout, as_batch_counts, chunks, minibatch
 from align.train.runner import callbacks, run_training, training_arguments, write_counts
 
@@ -57,14 +56,15 @@ class PpoTrainer(AlignTrainer):
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.eval_prompts, self.ptx = list(eval_prompts), ptx
+        dropout_off(policy.module)
+        callbacks = [*callbacks, StepEnd(self)]
         super().__init__(policy, config, args, (), self.eval_prompts, callbacks)
         self.guard.go_on = True  # a step that is not finite is left out and counted
+        self.clock = Clock()
         self.collector = Collector(self, prompts, reward)
         self.position = Position(config.ppo.ppo_epochs, config.ppo.num_minibatches)
         self.rollout: Rollout | None = None
         self.ema = Ema(config.ppo.ema_decay, policy.module) if config.ppo.ema_decay else None
-        self._collected_at: float | None = None
-        self._update_tokens = 0.0
 
     # Data: rollouts on demand
 
@@ -77,11 +77,9 @@ class PpoTrainer(AlignTrainer):
         ppo, args = self.settings.ppo, self.args
         while True:
             place = self.position
-            if place.pass_ended():
-                place.end_pass(ppo.target_kl, sum_over_ranks)
             if self.rollout is None or self.rollout.update != place.update:
-                self._new_rollout(place.update)
-            assert self.rollout is not None
+                self.rollout = self.collector.collect(place.update)
+            self.train_groups = self.rollout.groups  # fillers take their shape from these
             seed = self.collector.seed + 1_000_003 * place.update + 101 * place.epoch
             # The same order of groups on every rank: one data seed for all.
             taken = minibatch(self.rollout, place.minibatch, ppo.num_minibatches, seed)
@@ -109,12 +107,11 @@ class PpoTrainer(AlignTrainer):
             made["counts"]["ptx"] = float(also.num_tokens)
         return made
 
-    def _new_rollout(self, update: int) -> None:
-        now = time.monotonic()
-        if self._collected_at is not None:
-            self.meter.add({"time/optimise": (now - self._collected_at, 1.0)})
-        self.rollout = self.collector.collect(update)
-        self._collected_at = time.monotonic()
+    def step_ended(self) -> None:
+        """After the optimiser's step: on to the next minibatch, pass or update."""
+        place = self.position
+        if place.pass_ended() and place.end_pass(self.settings.ppo.target_kl, sum_over_ranks):
+            self.clock.update_ended(self.meter)
 
     # A step
 
@@ -145,13 +142,11 @@ class PpoTrainer(AlignTrainer):
                 extras["end_returns"],
                 clip=ppo.value_clip_range,
             )
-            value_sum = value_sum + end_loss.sum()
-        # Warm-up: the critic learns alone; times zero, so that every parameter is in the graph.
-        warm = self.position.update_of_step < ppo.critic_warmup_updates
-        policy_sum = policy_loss.sum() * (0.0 if warm else 1.0)
-        total = policy_sum + ppo.vf_coef * value_sum
+            # A filler's candidate has no token, and so no end either.
+            value_sum = value_sum + end_loss[batch.candidate_lengths() > 0].sum()
+        policy_sum = policy_loss.sum()
         if ppo.entropy_coef:
-            total = total - ppo.entropy_coef * out["entropy"].sum()
+            policy_sum = policy_sum - ppo.entropy_coef * out["entropy"].sum()
         self.position.approx_kl += torch.stack(
             [stats["approx_kl"].sum(), stats["approx_kl"].new_tensor(count)]
         ).cpu().double()  # fmt: skip
@@ -164,8 +159,11 @@ class PpoTrainer(AlignTrainer):
         if batch.also is not None:
             scale = self.step_counts["items"] / self.step_counts["ptx"]
             nll = losses.sft(out["also_logps"]).sum()
-            total = total + ppo.ptx_coef * scale * nll
+            policy_sum = policy_sum + ppo.ptx_coef * scale * nll
             figures["loss/ptx"] = (nll.detach(), float(batch.also.num_tokens))
+        # Warm-up: the critic learns alone; times zero, so that every parameter is in the graph.
+        warm = self.position.update_of_step < ppo.critic_warmup_updates
+        total = policy_sum * (0.0 if warm else 1.0) + ppo.vf_coef * value_sum
         return Objective(total, figures)
 
     def items(self, groups: Sequence[TokenGroup]) -> float:
@@ -199,7 +197,13 @@ class PpoTrainer(AlignTrainer):
                 optimizer.add_param_group({**rest, "params": theirs, "lr": rate})
         return optimizer
 
-    # Evaluation, checkpoints
+    # Evaluation, logs, checkpoints
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the base; the speed is that of whole updates, rollouts included."""
+        if "loss" in logs:
+            logs["tokens_per_s"] = self.clock.speed
+        super().log(logs, start_time)
 
     def measure(self) -> dict[str, float]:
         """Reward, KL, length and EOS rate on held-out prompts; samples go to samples.jsonl."""
@@ -317,6 +321,9 @@ def batch_arguments(config: Config) -> dict[str, Any]:
         "gradient_accumulation_steps": math.ceil(per_step / world / micro),
         "ignore_data_skip": True,
         "eval_on_start": given.get("eval_on_start", evaluates),
+        # What shared practice has (N+ code, trl), where the file says nothing.
+        "learning_rate": given.get("learning_rate", 3e-6),
+        "adam_epsilon": given.get("adam_epsilon", 1e-5),
     }
 
 

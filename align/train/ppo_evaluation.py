@@ -63,7 +63,7 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     count = len(everything)
     return {
         "score/mean": float(scores.mean()),
-        "score/std": float(scores.std()) if count > 1 else 0.0,
+        "score/std": float(scores.std(unbiased=False)),
         "kl/sum": sum(row["kl"] for row in everything) / count,
         "length/mean": sum(row["tokens"] for row in everything) / count,
         "eos_rate": sum(row["finished"] for row in everything) / count,

@@ -67,7 +67,9 @@ class Rollout:
         return cls(state["update"], groups)
 
 
-def prompt_indices(update: int, prompts: int, per_update: int, seed: int) -> list[int]:
+def prompt_indices(
+    update: int, prompts: int, per_update: int, seed: int, shuffle: bool = True
+) -> list[int]:
     """Which prompts an update samples, all ranks together: passes over all, each shuffled anew."""
     wanted = range(update * per_update, (update + 1) * per_update)
     order: dict[int, list[int]] = {}
@@ -76,7 +78,8 @@ def prompt_indices(update: int, prompts: int, per_update: int, seed: int) -> lis
         epoch, place = divmod(i, prompts)
         if epoch not in order:
             drawn = torch.Generator().manual_seed(seed + epoch)
-            order[epoch] = torch.randperm(prompts, generator=drawn).tolist()
+            shuffled = torch.randperm(prompts, generator=drawn).tolist()
+            order[epoch] = shuffled if shuffle else list(range(prompts))
         chosen.append(order[epoch][place])
     return chosen
 
@@ -94,6 +97,7 @@ class Collector:
         self.ppo, self.rollout = config.ppo, config.rollout
         self.seed = config.train.args.get("seed", 42)
         self.shaper = ScoreShaper.from_config(self.ppo)
+        self.tokens = 0.0  # of the last rollout's completions, all ranks
         self.kl: adv.FixedKL = adv.FixedKL(self.ppo.kl_coef)
         if self.ppo.kl_target is not None:
             self.kl = adv.AdaptiveKL(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
@@ -101,7 +105,8 @@ class Collector:
     def collect(self, update: int) -> Rollout:
         """Sample and judge one update's prompts; logs its figures."""
         args, per_update = self.trainer.args, self.rollout.prompts_per_update
-        chosen = prompt_indices(update, len(self.prompts), per_update, self.seed)
+        shuffle = self.trainer.settings.data.shuffle
+        chosen = prompt_indices(update, len(self.prompts), per_update, self.seed, shuffle)
         mine = [self.prompts[i] for i in chosen[args.process_index :: args.world_size]]
         start = time.monotonic()
         samples = self.sample(mine, rank_seed(self.seed + update, args.process_index))
@@ -114,8 +119,10 @@ class Collector:
         measured = self.measure(groups)
         self.trainer.check_reference(measured["logps"], measured["ref_logps"])
         self._finish(groups, samples, scores, measured)
-        times = {"time/rollout": sampled - start, "time/score": time.monotonic() - sampled}
+        end = time.monotonic()
+        times = {"time/rollout": sampled - start, "time/score": end - sampled}
         self.trainer.meter.add({name: (value, 1.0) for name, value in times.items()})
+        self.trainer.clock.rollout_made(self.tokens, end - start)
         return Rollout(update, groups)
 
     def sample(self, prompts: Sequence[PromptItem], seed: int, **overrides: Any) -> Samples:
@@ -124,7 +131,9 @@ class Collector:
         options = {"want_logps": True, **overrides}
         with whole_module(trainer.model_wrapped, trainer.accelerator) as module:
             sampler = make_sampler(self.rollout, module.lm, trainer.policy.tokenizer, **options)
-            return sampler.sample([p.ids for p in prompts], n, seed)
+            # The wrapper's forward casts (bf16), and what samples goes around it.
+            with trainer.accelerator.autocast():
+                return sampler.sample([p.ids for p in prompts], n, seed)
 
     def score(self, prompts: Sequence[PromptItem], samples: Samples, n: int) -> Tensor:
         """Raw scores (C,), float32 on the CPU."""
@@ -229,6 +238,7 @@ class Collector:
         means["score/std"] = max(square - means["score/mean"] ** 2, 0.0) ** 0.5
         means["explained_variance"], means["kl_coef"] = explained, self.kl.value
         samples = self.rollout.prompts_per_update * self.rollout.n
+        self.tokens = means["length/mean"] * samples
         self.kl.update(means["kl/sum"], samples)
         self.trainer.meter.add({name: (value, 1.0) for name, value in means.items()})
 
