@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from align import config_checks, config_parse
+from align import config_checks, config_files, config_parse
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
 from align.config_yaml import assign, parse_value, read_yaml
@@ -134,12 +134,16 @@ def load_config(method: str, argv: list[str]) -> Config:
     raw = read_yaml(path)
     resolve_paths(raw, path.parent)
     overlays = raw.pop("per_method", None) or {}
-    for key, text in [o for o in arguments.overrides if o[0].startswith("per_method.")]:
-        assign(overlays, key.split(".")[1:], parse_value(key, text), key)
+    for key, text in arguments.overrides:
+        first, _, rest = key.partition(".")
+        if first == "per_method" and rest:
+            assign(overlays, rest.split("."), parse_value(key, text), key)
+        elif first == "per_method":
+            overlays = parse_value(key, text) or {}
     check_overlays(raw, overlays)
     merged = merge(raw, overlays.get(method) or {})
     for key, text in arguments.overrides:
-        if not key.startswith("per_method."):
+        if key.partition(".")[0] != "per_method":
             assign(merged, key.split("."), parse_value(key, text), key)
     config = build(method, merged)
     config.per_method = {name: o for name, o in overlays.items() if name != method}
@@ -185,7 +189,9 @@ def _tools(value: Any) -> dict[str, dict[str, Any]]:
         raise UserError("tools", value, "is not a section", "Write recipe: {option: value}")
     for name, options in value.items():
         if name not in TOOLS:
-            raise config_parse.unknown(f"tools.{name}", options, list(TOOLS))
+            close = nearest(str(name), TOOLS)
+            fix = f"Did you mean 'tools.{close}'?" if close else f"One of: {', '.join(TOOLS)}"
+            raise UserError(f"tools.{name}", options, "is not a tool", fix)
         if not isinstance(options, Mapping):
             raise UserError(f"tools.{name}", options, "is not a section", "Write {option: value}")
     return {name: dict(options) for name, options in value.items()}
@@ -200,7 +206,7 @@ def finish(config: Config) -> None:
     if config.train.output_dir == "auto":
         config.train.output_dir = os.path.join(config.demo.root, config.method)
     config_checks.check_rules(config)
-    config_checks.check_files(config)
+    config_files.check_files(config)
 
 
 def check_overlays(raw: Mapping[str, Any], overlays: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rules between keys, and files that must exist: what a single key's type cannot say."""
+"""Rules between keys: what a single key's type cannot say. Files are looked at in config_files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.config_errors import NO_VALUE, UserError, missing_file, nearest
+from align.config_errors import NO_VALUE, UserError, nearest
 
 if TYPE_CHECKING:
     from align.config import Config
 
-# Losses that compare the policy with nothing.
+# Losses that compare the policy with nothing. These names must agree with align.losses_dpo, which
+# imports torch (tests/recipes/test_errors.py compares them).
 REFERENCE_FREE = ("simpo", "cpo")
+LABEL_SMOOTHED = ("sigmoid", "robust", "exo", "aot", "simpo", "cpo")
 # The data key without which a method has nothing to learn from.
 NEEDED = {
     "tokenizer": "text",
@@ -26,9 +28,8 @@ NEEDED = {
     "ppo": "prompts",
 }
 USES_REFERENCE = ("dpo", "ppo")
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _DEVICE_NODES = ("nvidiactl", "nvidia0", "kfd", "dxg", "dri", "davinci0", "accel0", "accel")
-# Weights, an adapter, or a GGUF export: what a model folder holds.
-_MODEL_FILES = ("config.json", "adapter_config.json", "*.gguf")
 
 
 def check_rules(config: Config) -> None:
@@ -36,8 +37,15 @@ def check_rules(config: Config) -> None:
     _policy_rules(config)
     _data_rules(config)
     _train_rules(config)
+    _not_here_yet(config)
+    fresh = (None, "auto") if config.method == "pretrain" else (None,)
+    if config.method in NEEDED and config.method != "tokenizer" and config.policy.path in fresh:
+        _shape_rules(config)
+    if config.method == "dpo":
+        _dpo_rules(config)
     if config.method == "ppo":
         _ppo_rules(config)
+        _critic_rules(config)
 
 
 def _policy_rules(config: Config) -> None:
@@ -64,6 +72,19 @@ def _policy_rules(config: Config) -> None:
     if policy.quantization and method == "pretrain":
         reason = "cannot be used with pretrain: all weights are trained"
         raise UserError("policy.quantization", policy.quantization, reason, "Use null")
+    if policy.quantization and method in NEEDED and find_spec("bitsandbytes") is None:
+        fix = "pip install 'align[quantize]', or use null"
+        raise UserError("policy.quantization", policy.quantization, "needs bitsandbytes", fix)
+    kernel = policy.attn_implementation
+    if kernel is not None and kernel not in _ATTENTION and not {"/", "|"} & set(kernel):
+        close = nearest(kernel, _ATTENTION)
+        hint = f"Did you mean '{close}'? " if close else ""
+        fix = f"{hint}One of: {', '.join(_ATTENTION)}, or a kernel's hub id"
+        raise UserError("policy.attn_implementation", kernel, "is not known", fix)
+    if policy.lora is not None and not policy.lora.target_modules:
+        reason = "names no layer"
+        fix = "Use all-linear"
+        raise UserError("policy.lora.target_modules", policy.lora.target_modules, reason, fix)
 
 
 def _data_rules(config: Config) -> None:
@@ -71,6 +92,11 @@ def _data_rules(config: Config) -> None:
     if data.max_prompt_length is not None and data.max_prompt_length >= data.max_length:
         reason = f"leaves no room for a completion in data.max_length={data.max_length}"
         raise UserError("data.max_prompt_length", data.max_prompt_length, reason, "Lower it")
+    if method == "sft" and config.sft.packing and config.policy.layout == "plain":
+        reason = (
+            "cannot be used with policy.layout='plain': packed examples need a mask of their own"
+        )
+        raise UserError("sft.packing", True, reason, "Use false, or layout: auto")
     name = NEEDED.get(method)
     if name is None or getattr(data, name) is not None:
         return
@@ -90,13 +116,10 @@ def _train_rules(config: Config) -> None:
     args = train.args
     if args.get("bf16") and args.get("fp16"):
         raise UserError("train.fp16", True, "cannot be used with train.bf16", "Choose one")
-    evaluates = args.get("eval_strategy", "no") != "no"
-    if train.early_stopping_patience is not None and not evaluates:
-        reason = "needs evaluations to wait for"
-        raise UserError(
-            "train.early_stopping_patience", train.early_stopping_patience, reason,
-            "Set train.eval_steps",
-        )  # fmt: skip
+    if args.get("push_to_hub"):
+        reason = "would upload checkpoints that only this trainer reads"
+        raise UserError("train.push_to_hub", True, reason, "Upload final/ when the run is done")
+    _needs_evaluation(config)
     fsdp = args.get("fsdp") or args.get("fsdp_config")
     if (fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true") and on_cpu(config):
         raise fsdp_on_cpu(fsdp or NO_VALUE)
@@ -108,6 +131,54 @@ def _train_rules(config: Config) -> None:
     if args.get("deepspeed") and args.get("use_cpu"):
         reason = "stops DeepSpeed from seeing its ranks"
         raise UserError("train.use_cpu", True, reason, "Remove it; set DS_ACCELERATOR=cpu instead")
+
+
+def _needs_evaluation(config: Config) -> None:
+    """Early stopping and the best checkpoint wait for evaluations that must take place."""
+    train, data, method = config.train, config.data, config.method
+    if method not in NEEDED:
+        return
+    for field, value in (
+        ("train.early_stopping_patience", train.early_stopping_patience),
+        ("train.load_best_model_at_end", train.args.get("load_best_model_at_end") or None),
+    ):
+        if value is None:
+            continue
+        if train.args.get("eval_strategy", "no") == "no":
+            reason = "needs evaluations to wait for"
+            raise UserError(field, value, reason, "Set train.eval_steps")
+        prompts = method == "ppo" and config.eval.prompts
+        if not (data.validation or data.validation_fraction or prompts):
+            reason = "needs held-out data to evaluate on"
+            raise UserError(field, value, reason, "Set data.validation or data.validation_fraction")
+
+
+def _shape_rules(config: Config) -> None:
+    """The `pretrain` section must describe a model that can be built."""
+    p = config.pretrain
+    if p.n_embd % p.n_head:
+        reason = f"does not divide pretrain.n_embd={p.n_embd}"
+        fix = f"Use {_divisor_near(p.n_embd, p.n_head)}"
+        raise UserError("pretrain.n_head", p.n_head, reason, fix)
+    if p.arch == "gpt2":
+        return
+    if (p.n_embd // p.n_head) % 2:
+        reason = f"gives heads of {p.n_embd // p.n_head} numbers; rotary positions need an even one"
+        raise UserError("pretrain.n_head", p.n_head, reason, "Change it or pretrain.n_embd")
+    if p.n_kv_head and p.n_head % p.n_kv_head:
+        reason = f"does not divide pretrain.n_head={p.n_head}"
+        fix = f"Use {_divisor_near(p.n_head, p.n_kv_head)}"
+        raise UserError("pretrain.n_kv_head", p.n_kv_head, reason, fix)
+
+
+def _dpo_rules(config: Config) -> None:
+    dpo = config.dpo
+    if dpo.label_smoothing and dpo.loss_type not in LABEL_SMOOTHED:
+        reason = f"is not part of loss_type '{dpo.loss_type}'"
+        raise UserError("dpo.label_smoothing", dpo.label_smoothing, reason, "Use 0")
+    if dpo.loss_type == "exo" and not dpo.label_smoothing:
+        reason = "must be above 0 for exo: its target distribution would be a single point"
+        raise UserError("dpo.label_smoothing", 0.0, reason, "Use 1e-3")
 
 
 def fsdp_on_cpu(value: object) -> UserError:
@@ -152,22 +223,61 @@ def _ppo_rules(config: Config) -> None:
         reason = f"cannot be shared evenly by {world} processes"
         fix = f"Use a multiple of {world}"
         raise UserError("rollout.prompts_per_update", rollout.prompts_per_update, reason, fix)
+    per_step = samples // ppo.num_minibatches
+    if per_step % world:
+        reason = (
+            f"makes minibatches of {per_step} completions, which {world} processes cannot share"
+        )
+        raise UserError("ppo.num_minibatches", ppo.num_minibatches, reason, "Lower it")
+    if rollout.max_new_tokens >= config.data.max_length:
+        reason = f"leaves no room for a prompt in data.max_length={config.data.max_length}"
+        raise UserError("rollout.max_new_tokens", rollout.max_new_tokens, reason, "Lower it")
     if rollout.min_new_tokens > rollout.max_new_tokens:
         reason = f"is above rollout.max_new_tokens={rollout.max_new_tokens}"
         raise UserError("rollout.min_new_tokens", rollout.min_new_tokens, reason, "Lower it")
+    if ppo.ptx_coef > 0 and config.data.sft is None:
+        raise UserError("data.sft", None, "is needed by ppo.ptx_coef > 0", "Give a file")
+    if not all(rollout.stop):
+        raise UserError("rollout.stop", rollout.stop, "has an empty string", "Remove it")
+    if not config.eval.seeds:
+        raise UserError("eval.seeds", [], "is empty", "Use [0]")
+
+
+def _critic_rules(config: Config) -> None:
+    ppo, args = config.ppo, config.train.args
     if ppo.critic == "adapter" and config.policy.lora is None:
         raise UserError("ppo.critic", "adapter", "needs policy.lora", "Use 'separate' or 'shared'")
     if ppo.critic_path and ppo.critic in ("adapter", "shared"):
         reason = f"is only read by a separate critic, not with ppo.critic='{ppo.critic}'"
         raise UserError("ppo.critic_path", ppo.critic_path, reason, "Use ppo.critic: separate")
-    if ppo.ptx_coef > 0 and config.data.sft is None:
-        raise UserError("data.sft", None, "is needed by ppo.ptx_coef > 0", "Give a file")
-    _not_here_yet(config)
+    if ppo.critic == "adapter" and args.get("gradient_checkpointing"):
+        reason = (
+            "cannot be used with train.gradient_checkpointing: what is recomputed in the backward "
+            "pass would use the policy's adapter"
+        )
+        raise UserError("ppo.critic", "adapter", reason, "Use 'separate'")
+    warm = ppo.critic_warmup_updates
+    if warm and args.get("weight_decay"):
+        reason = (
+            f"keeps the policy frozen, but train.weight_decay={args['weight_decay']} shrinks it"
+        )
+        raise UserError("ppo.critic_warmup_updates", warm, reason, "Use train.weight_decay: 0")
+    if warm and ppo.critic == "shared":
+        reason = "cannot freeze a policy that shares its body with the critic"
+        raise UserError("ppo.critic_warmup_updates", warm, reason, "Use ppo.critic: separate")
 
 
 def _not_here_yet(config: Config) -> None:
-    """Refuse engines and rewards of the contract that this version does not have."""
+    """Refuse what the contract names and this version does not have."""
     here = Path(__file__).parent
+    if config.eval.suite is not None:
+        raise UserError("eval.suite", config.eval.suite, "is not in this version", "Use null")
+    if config.eval.judge is not None:
+        reason = "is not read by training in this version"
+        fix = "Use null, and tools.compare_runs.judge"
+        raise UserError("eval.judge", config.eval.judge, reason, fix)
+    if config.method != "ppo":
+        return
     if config.rollout.engine != "hf" and not (here / "rollout" / "vllm.py").exists():
         raise UserError(
             "rollout.engine", config.rollout.engine, "is not in this version", "Use 'hf'"
@@ -177,97 +287,10 @@ def _not_here_yet(config: Config) -> None:
             raise UserError(
                 f"rewards.{i}.kind", "http", "is not in this version", "Use 'model' or 'function'"
             )
+        if reward.calibrated and reward.kind != "model":
+            reason = f"is for reward models: a {reward.kind} has no reference samples"
+            raise UserError(f"rewards.{i}.calibrated", True, reason, "Use false")
 
 
 def _divisor_near(total: int, wanted: int) -> int:
     return min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: abs(d - wanted))
-
-
-def check_files(config: Config) -> None:
-    """Raise UserError for a file or model that `config.method` reads and that does not exist."""
-    data, method = config.data, config.method
-    names = {NEEDED.get(method), "validation" if method in NEEDED else None}
-    if method == "ppo" and data.prompts is None:
-        names.add("preferences")
-    if method == "ppo" and config.ppo.ptx_coef > 0:
-        names.add("sft")
-    for name in sorted(filter(None, names)):
-        _file(f"data.{name}", getattr(data, name))
-    if method in NEEDED and method != "tokenizer":
-        _template(data.chat_template)
-        _model("policy.path", config.policy.path)
-        if config.train.resume not in ("auto", "never"):
-            _file("train.resume", config.train.resume)
-        if config.policy.lora is not None:
-            _model("policy.lora.path", config.policy.lora.path)
-    if method == "pretrain":
-        _model("pretrain.tokenizer", config.pretrain.tokenizer, files=("tokenizer*",))
-    if method == "ppo":
-        _model("ppo.critic_path", config.ppo.critic_path)
-        _file("eval.prompts", config.eval.prompts)
-        for i, reward in enumerate(config.rewards):
-            if reward.kind == "model":
-                _model(f"rewards.{i}.path", reward.path)
-            elif reward.kind == "function":
-                _function(f"rewards.{i}.path", reward.path)
-
-
-def _file(field: str, path: str | None) -> None:
-    if path is None or path == "auto" or Path(path).exists():
-        return
-    raise missing_file(field, path)
-
-
-def _template(template: str | None) -> None:
-    names = ("chatml", "zh_instruction", "inst")
-    if template is None or template in names:
-        return None
-    if template.endswith((".jinja", ".jinja2", ".txt")) or os.sep in template:
-        return _file("data.chat_template", template)
-    close = nearest(template, names)
-    raise UserError(
-        "data.chat_template", template, "is neither a named template nor a .jinja file",
-        f"Did you mean '{close}'?" if close else f"One of: {', '.join(names)}",
-    )  # fmt: skip
-
-
-def _model(field: str, path: str | None, files: tuple[str, ...] = _MODEL_FILES) -> None:
-    """A folder must hold a model; what is no folder may be a hub id `name` or `owner/name`."""
-    if path is None or path == "auto":
-        return None
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if any(next(folder.glob(pattern), None) for pattern in files):
-            return None
-        inner = folder / "final"
-        fix = f"Did you mean '{inner}'?" if inner.is_dir() else "Check the path"
-        raise UserError(field, path, f"is a folder without {files[0]}", fix)
-    parts = path.strip("/").split("/")
-    local = path.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir()
-    if folder.exists():
-        raise UserError(field, path, "is a file, not a model folder", "Give the folder")
-    if local:
-        return _file(field, path)
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        home = os.environ.get("HF_HUB_CACHE") or os.path.join(
-            os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub"
-        )
-        if not (Path(home).expanduser() / ("models--" + "--".join(parts))).is_dir():
-            reason = "is no folder, and HF_HUB_OFFLINE forbids asking the hub for it"
-            raise UserError(field, path, reason, "Check the path, or unset HF_HUB_OFFLINE")
-    return None
-
-
-def _function(field: str, path: str) -> None:
-    module, _, name = path.rpartition(":")
-    if not module or not name.isidentifier():
-        reason = "does not name a python function"
-        raise UserError(field, path, reason, "Write module:function or file.py:function")
-    if module.endswith(".py"):
-        return _file(field, module)
-    top = module.split(".")[0]
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a script's sys.path holds its own folder, not the cwd
-    if find_spec(top) is None:
-        raise UserError(field, path, f"names module '{top}', which is not found", "Check the name")
-    return None

@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from align.config_errors import NO_VALUE, UserError
+from align.config_errors import NO_VALUE, UserError, nearest
 
 # Names that older releases had, and what to write now.
 REMOVED = {
@@ -94,19 +97,33 @@ _CHOICES = {
         "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
     ),
 }  # fmt: skip
+# Trackers of transformers, and the modules of which each needs one.
+_TRACKERS = {
+    "azure_ml": ("azureml",), "clearml": ("clearml",), "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",), "dagshub": ("dagshub",), "dvclive": ("dvclive",),
+    "flyte": ("flytekit",), "mlflow": ("mlflow",), "neptune": ("neptune",),
+    "swanlab": ("swanlab",), "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",), "wandb": ("wandb",), "all": (), "none": (),
+}  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
-def training_arguments() -> dict[str, tuple[type, ...] | None]:
-    """Return {name: accepted Python types, or None where the type is not a plain one}."""
+def _source() -> list[ast.ClassDef]:
+    """Return the classes of the installed transformers/training_args.py."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         raise UserError(
             "transformers", NO_VALUE, "is not installed", "Run `pip install -e .` in the repository"
         )
     source = Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
+    return [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+
+
+@functools.lru_cache(maxsize=1)
+def training_arguments() -> dict[str, tuple[type, ...] | None]:
+    """Return {name: accepted Python types, or None where the type is not a plain one}."""
+    for node in _source():
+        if node.name == "TrainingArguments":
             fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
             return {
                 item.target.id: _types(item.annotation)
@@ -114,6 +131,17 @@ def training_arguments() -> dict[str, tuple[type, ...] | None]:
                 if isinstance(item.target, ast.Name)
             }
     raise RuntimeError("no class TrainingArguments in the installed transformers")
+
+
+def _optimizers() -> list[str]:
+    """Return the names that train.optim takes."""
+    return [
+        str(item.value.value)
+        for node in _source()
+        if node.name == "OptimizerNames"
+        for item in node.body
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant)
+    ]
 
 
 def _types(annotation: ast.expr) -> tuple[type, ...] | None:
@@ -145,8 +173,8 @@ def check(name: str, value: Any) -> Any:
                 dict.fromkeys("null" if t is type(None) else t.__name__ for t in accepted)
             )
             raise UserError(field, value, f"is a {type(value).__name__}, not {wanted}")
-    if isinstance(value, float) and value != value:
-        raise UserError(field, value, "is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(field, value, "is not a finite number")
     if name in _RANGES and isinstance(value, (int, float)):
         low, closed = _RANGES[name]
         if value < low or (value == low and not closed):
@@ -155,6 +183,23 @@ def check(name: str, value: Any) -> Any:
         raise UserError(field, value, "must be below 1")
     if name == "max_steps" and value == 0:
         raise UserError(field, value, "means no step at all", "Use -1 to count epochs instead")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise UserError(field, value, "is not known", "One of: " + ", ".join(_CHOICES[name]))
+    if name in _CHOICES:
+        _known(field, value, _CHOICES[name])
+    if name == "optim":
+        _known(field, value, _optimizers())
+    if name == "report_to":
+        for tracker in map(str, value if isinstance(value, list) else [value]):
+            _known(field, tracker, list(_TRACKERS))
+            modules = _TRACKERS[tracker]
+            if modules and not any(find_spec(module) for module in modules):
+                raise UserError(field, value, f"needs {modules[0]}", f"pip install {modules[0]}")
     return value
+
+
+def _known(field: str, value: Any, known: Sequence[str]) -> None:
+    if value in known:
+        return
+    close = nearest(str(value), known)
+    hint = f"Did you mean '{close}'? " if close else ""
+    shown = ", ".join(known[:15]) + (" …" if len(known) > 15 else "")
+    raise UserError(field, value, "is not known", f"{hint}One of: {shown}")

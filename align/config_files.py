@@ -1,0 +1,151 @@
+"""Files, models and functions that must exist before anything heavy is started."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.config_checks import NEEDED
+from align.config_errors import UserError, missing_file, nearest
+
+if TYPE_CHECKING:
+    from align.config import Config
+
+# Weights, an adapter, or a GGUF export: what a model folder holds.
+_MODEL_FILES = ("config.json", "adapter_config.json", "*.gguf")
+
+
+def check_files(config: Config) -> None:
+    """Raise UserError for a file or model that `config.method` reads and that does not exist."""
+    data, method = config.data, config.method
+    names = {NEEDED.get(method), "validation" if method in NEEDED else None}
+    if method == "ppo" and data.prompts is None:
+        names.add("preferences")
+    if method == "ppo" and config.ppo.ptx_coef > 0:
+        names.add("sft")
+    if method in NEEDED and config.policy.path is None and config.pretrain.tokenizer is None:
+        names.add("text")  # a tokenizer is trained on it
+    for name in sorted(filter(None, names)):
+        _file(f"data.{name}", getattr(data, name), folder_too=method in ("tokenizer", "pretrain"))
+    if method in NEEDED:
+        _output_dir(config.train.output_dir)
+    if method in NEEDED and method != "tokenizer":
+        for name in ("deepspeed", "fsdp_config", "accelerator_config"):
+            value = config.train.args.get(name)
+            if isinstance(value, str) and not value.lstrip().startswith("{"):
+                _file(f"train.{name}", value)
+        _template(data.chat_template)
+        _model("policy.path", config.policy.path)
+        if config.train.resume not in ("auto", "never"):
+            _file("train.resume", config.train.resume, folder_too=True)
+        if config.policy.lora is not None:
+            _model("policy.lora.path", config.policy.lora.path)
+    if method == "pretrain":
+        _model("pretrain.tokenizer", config.pretrain.tokenizer, files=("tokenizer*",))
+    if method == "ppo":
+        _model("ppo.critic_path", config.ppo.critic_path)
+        _file("eval.prompts", config.eval.prompts)
+        for i, reward in enumerate(config.rewards):
+            if reward.kind == "model":
+                _model(f"rewards.{i}.path", reward.path)
+            elif reward.kind == "function":
+                _function(f"rewards.{i}.path", reward.path)
+
+
+def _file(field: str, path: str | None, folder_too: bool = False) -> None:
+    if path is None or path == "auto":
+        return
+    if not Path(path).exists():
+        raise missing_file(field, path)
+    if Path(path).is_dir() and not folder_too:
+        raise UserError(field, path, "is a folder, not a file", "Give a file in it")
+
+
+def _output_dir(path: str) -> None:
+    """Every part of the path that exists must be a folder."""
+    folder = Path(path)
+    for part in (folder, *folder.parents):
+        if part.is_dir():
+            return
+        if part.exists():
+            reason = "cannot be made" if part != folder else "is a file"
+            fix = "Give a folder" if part == folder else f"{part} is a file"
+            raise UserError("train.output_dir", path, reason, fix)
+
+
+def _template(template: str | None) -> None:
+    names = ("chatml", "zh_instruction", "inst")
+    if template is None or template in names:
+        return None
+    if template.endswith((".jinja", ".jinja2", ".txt")) or os.sep in template:
+        return _file("data.chat_template", template)
+    close = nearest(template, names)
+    raise UserError(
+        "data.chat_template", template, "is neither a named template nor a .jinja file",
+        f"Did you mean '{close}'?" if close else f"One of: {', '.join(names)}",
+    )  # fmt: skip
+
+
+def _model(field: str, path: str | None, files: tuple[str, ...] = _MODEL_FILES) -> None:
+    """A folder must hold a model; what is no folder may be a hub id `name` or `owner/name`."""
+    if path is None or path == "auto":
+        return None
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if any(next(folder.glob(pattern), None) for pattern in files):
+            return None
+        inner = folder / "final"
+        fix = f"Did you mean '{inner}'?" if inner.is_dir() else "Check the path"
+        raise UserError(field, path, f"is a folder without {files[0]}", fix)
+    parts = path.strip("/").split("/")
+    local = path.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir()
+    if folder.exists():
+        raise UserError(field, path, "is a file, not a model folder", "Give the folder")
+    if local:
+        return _file(field, path)
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+            os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub"
+        )
+        if not (Path(home).expanduser() / ("models--" + "--".join(parts))).is_dir():
+            reason = "is no folder, and HF_HUB_OFFLINE forbids asking the hub for it"
+            raise UserError(field, path, reason, "Check the path, or unset HF_HUB_OFFLINE")
+    return None
+
+
+def _function(field: str, path: str) -> None:
+    module, _, name = path.rpartition(":")
+    if not module or not name.isidentifier():
+        reason = "does not name a python function"
+        raise UserError(field, path, reason, "Write module:function or file.py:function")
+    if module.endswith(".py"):
+        _file(field, module)
+        return _defined(field, path, Path(module), name)
+    top = module.split(".")[0]
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a script's sys.path holds its own folder, not the cwd
+    if find_spec(top) is None:
+        raise UserError(field, path, f"names module '{top}', which is not found", "Check the name")
+    return None
+
+
+def _defined(field: str, path: str, file: Path, name: str) -> None:
+    """The file's own text must define the function; a star import may hide it, then it is tried."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(field, path, f"cannot be read: {error}", "Correct the file") from error
+    names = {
+        getattr(node, slot, None)
+        for node in ast.walk(tree)
+        for slot in ("name", "asname", "id")  # def and class, import, assignment
+    }
+    if name not in names and "*" not in names:
+        functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+        close = nearest(name, functions)
+        known = f"Did you mean '{close}'?" if close else f"It has: {', '.join(functions[:8])}"
+        raise UserError(field, path, f"names '{name}', which {file.name} does not have", known)
