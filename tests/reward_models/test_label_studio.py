@@ -87,6 +87,24 @@ def test_left_from_field_names_and_from_to_name():
     assert group.judgements[0].value == {"winner": "answer1", "loser": "answer2"}
 
 
+def test_field_names_win_over_to_name_and_the_conflict_is_said():
+    fields = load_label_config("left=answer2,right=answer1")
+    (group,), intake = run([task(pairwise("left", to_name="answer1"))], label_config=fields)
+    assert group.judgements[0].value == {"winner": "answer2", "loser": "answer1"}
+    assert list(intake.warnings) == [
+        "to_name 'answer1' says otherwise than --label_config, which was followed"
+    ]
+
+
+def test_a_config_of_another_project_is_said():
+    config = load_label_config(PAIRWISE_XML.replace("comparison", "better"))
+    (group,), intake = run([task(pairwise("left", to_name="one"))], label_config=config)
+    assert group.judgements[0].value == {"winner": "answer1", "loser": "answer2"}
+    assert list(intake.warnings) == [
+        "the labelling config has no control 'comparison': is it this project's?"
+    ]
+
+
 @pytest.mark.parametrize(
     ("annotation", "reason"),
     [
@@ -110,13 +128,23 @@ def test_what_is_not_a_vote_is_counted(annotation, reason):
     assert dict(intake.votes.dropped) == {reason: 1}
 
 
-def test_predictions_are_never_votes():
+def test_predictions_and_drafts_are_never_votes():
     row = task()
     row["predictions"] = [{"result": pairwise()["result"], "score": 0.9}]
+    row["drafts"] = [{"result": pairwise()["result"], "id": 3}] * 2
     groups, intake = run([row])
     assert groups == []
     assert dict(intake.rows.dropped) == {"no_annotations": 1}
-    assert dict(intake.votes.dropped) == {"prediction": 1}
+    assert dict(intake.votes.dropped) == {"prediction": 1, "draft": 2}
+
+
+def test_the_votes_of_a_dropped_task_are_dropped_for_the_same_reason():
+    row = task(pairwise(id=1), pairwise(id=2), prompt="Q", answer1="A", answer2="A")
+    row["predictions"] = [{}]
+    _, intake = run([row, task(pairwise(id=3))])
+    assert dict(intake.rows.dropped) == {"identical_candidates": 1}
+    assert intake.votes.used == 1
+    assert dict(intake.votes.dropped) == {"identical_candidates": 3}
 
 
 def test_annotators_as_number_or_object_and_annotations_given_twice():
@@ -250,6 +278,40 @@ def test_ratings_find_their_candidate_by_config_and_by_suffix():
     assert dict(intake.rows.dropped) == {"no_such_candidate": 1}
 
 
+def test_a_name_inside_another_word_is_not_that_candidate():
+    # "a" stands in "rating", "b" in "b_rating": only the whole word counts.
+    annotation = {"id": 1, "result": [rating("rating_a", "t", 1), rating("rating_b", "t", 5)]}
+    data = {"prompt": "Q", "a": "A", "b": "B"}
+    (group,), _ = run([task(annotation, **data)])
+    assert [j.value for j in group.judgements] == [{"a": 1.0, "b": 5.0}]
+    _, intake = run([task({"id": 1, "result": [rating("rating", "t", 3)]}, **data)])
+    assert dict(intake.rows.dropped) == {"no_such_candidate": 1}
+
+
+def test_two_questions_are_two_judgements():
+    annotation = {
+        "id": 1,
+        "result": [
+            rating("helpful1", "answer1", 4), rating("helpful2", "answer2", 2),
+            rating("safe1", "answer1", 1), rating("safe2", "answer2", 5),
+        ],
+    }  # fmt: skip
+    (group,), _ = run([task(annotation)])
+    assert {j.source: j.value for j in group.judgements} == {
+        "label_studio:rating:helpful": {"answer1": 4.0, "answer2": 2.0},
+        "label_studio:rating:safe": {"answer1": 1.0, "answer2": 5.0},
+    }
+    assert targets(group)[0].target == 0.5
+
+
+def test_a_rating_of_something_else_beside_a_vote_is_left_out_and_said():
+    annotation = pairwise()
+    annotation["result"].append(rating("clarity", "prompt", 2))
+    (group,), intake = run([task(annotation)])
+    assert len(group.judgements) == 1
+    assert "rating 'clarity' is about no candidate: left out" in intake.warnings
+
+
 def choice(*names):
     result = {
         "from_name": "best",
@@ -277,6 +339,17 @@ def test_choice_of_a_tie_and_of_both_bad():
     (group,), _ = run([task(choice("Both bad"))])
     assert group.judgements[0].value == {"tie": ["answer1", "answer2"]}
     assert group.meta["both_bad"] == 1
+    broken = choice("Both bad")
+    broken["result"].append({"type": "pairwise", "value": {"selected": "up"}})
+    (group,), _ = run([task(broken, pairwise(id=5))])
+    assert "both_bad" not in group.meta
+
+
+def test_items_without_ids_are_numbered_as_people_count():
+    data = {"prompt": "Q", "answers": ["x", "y", {"text": "z"}]}
+    (group,), _ = run([task(choice("1"), **data)])
+    assert [(c.id, c.content) for c in group.candidates] == [("1", "x"), ("2", "y"), ("3", "z")]
+    assert {j.value["winner"] for j in group.judgements} == {"1"}
 
 
 def test_choice_that_names_nothing_or_too_much_is_no_vote():
@@ -328,6 +401,16 @@ def test_merging_maps_swapped_candidates_by_content():
     merged = merge(groups)
     assert [j.value["winner"] for j in merged.judgements] == ["answer1", "answer2"]
     assert targets(merged)[0].target == 0.5
+    assert merged.meta["merged"] == 2
+    assert merged.meta["display_order"] is False
+    assert merge([merged, groups[0]]).meta["merged"] == 3
+
+
+def test_merging_adds_up_what_was_both_bad():
+    groups, _ = run([task(choice("both bad")), task({**choice("both bad"), "id": 2})])
+    merged = merge(groups)
+    assert merged.meta["both_bad"] == 2
+    assert merged.meta["display_order"] is True
 
 
 @pytest.mark.parametrize(

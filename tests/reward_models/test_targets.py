@@ -59,6 +59,14 @@ def test_a_tie_is_half_a_vote_or_none():
     assert targets(group(tie()), ties="drop") == []
 
 
+def test_an_annotator_who_said_both_is_a_tie():
+    votes = group(win("a", annotator="x"), win("b", annotator="x"), win("b", annotator="y"))
+    assert short(targets(votes)) == [(1, 0, 0.75, 1.0)]
+    assert short(targets(votes, ties="drop")) == [(1, 0, 1.0, 1.0)]
+    # Two who disagree are no tie.
+    assert short(targets(group(win("a"), win("b")), ties="drop")) == [(0, 1, 0.5, 1.0)]
+
+
 def test_majority():
     assert short(targets(group(win("b"), win("b"), win("a")), aggregate="majority")) == [
         (1, 0, 1.0, 1.0)
