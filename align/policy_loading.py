@@ -34,7 +34,8 @@ def starting_path(config: Config) -> str:
 
     path, run_dir = config.policy.path, Path(config.train.output_dir)
     if path is None:
-        return str(from_rank_zero(lambda: make_fresh(config, run_dir / "init")))
+        with without_zero3():  # made on rank 0 alone
+            return str(from_rank_zero(lambda: make_fresh(config, run_dir / "init")))
     if is_adapter(path) and not (Path(path) / "config.json").is_file():
         return str(from_rank_zero(lambda: _merge_to(run_dir / "base", path)))
     return path
