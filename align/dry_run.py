@@ -8,34 +8,38 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import launch_env
-from align.config_checks import NEEDED, USES_REFERENCE
-from align.prerequisites import fill
+from align.config_checks import NEEDED
+from align.config_errors import UserError
+from align.data.corpus import iter_texts
+from align.dry_run_size import size_lines
+from align.prerequisites import fill, has_demo_data, missing_stages, uses_demo_data
 
 if TYPE_CHECKING:
     from align.config import Config
 
 OPEN, CLOSE = "⟦", "⟧"  # around the tokens that are in the loss
-_MIB = 1 << 20
 
 
 def dry_run(config: Config) -> int:
     """Print the plan of a run; return the exit code."""
     print("# configuration\n" + config.to_yaml())
     plan = copy.deepcopy(config)
-    stages = fill(plan)
-    root = Path(plan.demo.root)
-    missing = [stage for stage in stages if not (root / stage / "final").is_dir()]
-    if missing:
-        print(f"# built first, because `auto` refers to them: {', '.join(missing)}\n")
+    demo_data = uses_demo_data(config)
+    fill(plan)
+    first = ["the demo's data"] if demo_data and not has_demo_data(config) else []
+    if first := first + missing_stages(config):
+        print(f"# built first, because `auto` refers to them: {', '.join(first)}\n")
     print("# batches\n" + "\n".join(batch_lines(plan)) + "\n")
-    tokenizer = load_tokenizer(plan)
+    tokenizer = load_tokenizer(plan) if plan.method != "tokenizer" else None
     print(f"# one example ({OPEN}…{CLOSE} is in the loss)\n" + example(plan, tokenizer) + "\n")
     if plan.method != "tokenizer":
-        vocabulary = len(tokenizer) if tokenizer is not None else plan.tokenizer.vocab_size
+        vocabulary = len(tokenizer) if tokenizer is not None else None
         print("# size\n" + "\n".join(size_lines(plan, vocabulary)))
     print("\nNothing was trained or written.")
     return 0
@@ -48,7 +52,7 @@ def batch_lines(config: Config) -> list[str]:
     args, world = config.train.args, launch_env.asked_world()
     device = args.get("per_device_train_batch_size", 8)
     accumulate = args.get("gradient_accumulation_steps", 1)
-    unit = {"pretrain": "rows", "sft": "examples", "ppo": "completions"}.get(config.method, "pairs")
+    unit = {"pretrain": "rows", "sft": "examples"}.get(config.method, "preference groups")
     lines = [
         f"  {device} per device × {world} process(es) × {accumulate} accumulation = "
         f"{device * world * accumulate} {unit} a step"
@@ -56,94 +60,117 @@ def batch_lines(config: Config) -> list[str]:
     if config.method == "pretrain":
         tokens = device * world * accumulate * config.pretrain.block_size
         lines.append(f"  × block_size {config.pretrain.block_size} = {tokens} tokens a step")
+    steps = args.get("max_steps", -1)
+    what = f"{steps} steps" if steps > 0 else f"{args.get('num_train_epochs', 3.0):g} epochs"
     if config.method == "ppo":
         rollout, ppo = config.rollout, config.ppo
         total = rollout.prompts_per_update * rollout.n
+        each = ppo.ppo_epochs * ppo.num_minibatches
+        if steps > 0:
+            what += f" = {steps / each:g} updates"
         lines = [
             f"  rollout: {rollout.prompts_per_update} prompts × {rollout.n} = {total} completions "
             f"of at most {rollout.max_new_tokens} tokens, {total // world} on each of {world}",
             f"  {ppo.ppo_epochs} passes × {ppo.num_minibatches} minibatches of "
-            f"{total // ppo.num_minibatches} = {ppo.ppo_epochs * ppo.num_minibatches} optimiser "
-            f"steps an update, {device} completions at once on a device",
+            f"{total // ppo.num_minibatches} = {each} optimiser steps an update, "
+            f"{min(device, total // ppo.num_minibatches // world)} completions at once on a device",
         ]
     if config.train.max_tokens_per_batch:
         lines.append(f"  at most {config.train.max_tokens_per_batch} tokens in a micro-batch")
-    steps = args.get("max_steps", -1)
-    what = f"{steps} steps" if steps > 0 else f"{args.get('num_train_epochs', 3.0)} epochs"
     return [*lines, f"  for {what}"]
 
 
 def load_tokenizer(config: Config) -> Any:
     """Return the tokenizer that the run would use, or None if it has yet to be built."""
-    from transformers import AutoTokenizer
-
+    from align import policy_loading
     from align.chat import prepare_tokenizer
+    from align.checkpoints import is_adapter, tokenizer_folder
+    from align.fresh import fresh_tokenizer
 
-    path = config.policy.path
-    if config.method == "pretrain" and path is None:
-        path = config.pretrain.tokenizer
-    if config.method == "tokenizer" or path is None:
-        tokenizer = _tiny_tokenizer(config)
-    elif not Path(path).exists() and path.startswith(config.demo.root):
+    path, root = config.policy.path, config.demo.root
+    if path is None:
+        known = config.pretrain.tokenizer
+        if known is not None and not Path(known).exists() and known.startswith(root):
+            return None
+        if known is None and config.data.text and not Path(config.data.text).exists():
+            return None  # the demo's corpus
+        tokenizer = fresh_tokenizer(config)
+        plain = config.method == "pretrain"
+        return tokenizer if plain else prepare_tokenizer(tokenizer, config.data.chat_template)
+    if not Path(path).exists() and path.startswith(root):
         return None
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    if tokenizer is None or config.method in ("tokenizer", "pretrain"):
-        return tokenizer
-    if tokenizer.chat_template is None and config.data.chat_template is None:
-        return prepare_tokenizer(tokenizer, "chatml")
-    return prepare_tokenizer(tokenizer, config.data.chat_template)
-
-
-def _tiny_tokenizer(config: Config) -> Any:
-    from align.data.corpus import iter_texts
-    from align.data.tokenizer import train_tokenizer
-
-    if config.data.text is None or not Path(config.data.text).exists():
-        return None
-    texts = itertools.islice(iter_texts(config.data.text), 2000)
-    settings = config.tokenizer
-    return train_tokenizer(texts, settings.vocab_size, min_frequency=settings.min_frequency)
+    folder = tokenizer_folder(Path(path)) if is_adapter(path) else path
+    return policy_loading.load_tokenizer(folder, config)
 
 
 def example(config: Config, tokenizer: Any) -> str:
-    """Return the first training example, decoded, with the loss marked."""
-    from align import chat
-
-    if tokenizer is None:
-        return "  (the tokenizer has yet to be built)"
+    """Return the first training example that fits, decoded, with the loss marked."""
     method = config.method
     path: Any = config.prompts_path if method == "ppo" else getattr(config.data, NEEDED[method])
-    if method in ("tokenizer", "pretrain"):
-        from align.data.corpus import iter_texts
-
-        ids = tokenizer(next(iter(iter_texts(path))), add_special_tokens=False)["input_ids"]
-        return marked(tokenizer, ids, [1] * len(ids))
-    if method == "sft":
-        from align.data.sft import load_sft
-
-        examples, _ = load_sft(path)
-        return marked(
-            tokenizer,
-            *chat.render_conversation(tokenizer, examples[0].messages, config.sft.loss_on),
-        )
+    if not Path(path).exists():
+        return "  (the data have yet to be written)"
+    if method == "tokenizer":
+        return next(iter(iter_texts(path)))
+    if tokenizer is None:
+        return "  (the tokenizer has yet to be built)"
+    if method == "pretrain":
+        return _text_example(config, tokenizer)
     if method == "ppo":
+        from align import chat
         from align.data.prompts import load_prompts
 
-        prompts = load_prompts(path)
-        ids = chat.render_prompt(tokenizer, prompts[0].messages)
+        ids = chat.render_prompt(tokenizer, load_prompts(path)[0].messages)
         return marked(tokenizer, ids, [0] * len(ids)) + f"{OPEN}sampled completion{CLOSE}"
-    from align.data.pairs import load_preferences
-
-    groups, _ = load_preferences(path)
+    group, cut = _first_group(config, tokenizer, path)
     lines = []
-    for candidate in groups[0].candidates:
-        prompt, answer, mask = chat.render_completion(
-            tokenizer, groups[0].prompt, candidate.content
-        )
-        text = marked(tokenizer, prompt + answer, [0] * len(prompt) + list(mask))
-        lines.append(f"[candidate {candidate.id}] {text}")
-    return "\n".join(lines)
+    for k, completion in enumerate(group.completions):
+        mask = group.mask_of(k)
+        if method == "reward":  # the score is read at the last token
+            mask = [0] * (len(completion) - 1) + [1]
+        ids = [*group.prompt_ids, *completion]
+        text = marked(tokenizer, ids, [0] * len(group.prompt_ids) + list(mask))
+        lines.append(text if method == "sft" else f"[candidate {k}] {text}")
+    lines += [
+        f"  {p.a} is preferred to {p.b} with probability {p.target:g}, weight {p.weight:g}"
+        for p in group.pairs
+    ]
+    return "\n".join([*lines, "  (cut to data.max_length)"] if cut else lines)
+
+
+def _text_example(config: Config, tokenizer: Any) -> str:
+    """The first row of pre-training."""
+    from align.train.pretrain import Blocks, stream
+
+    assert config.data.text is not None
+    texts = itertools.islice(iter_texts(config.data.text), 100)
+    row = Blocks(stream(texts, tokenizer)[0], config.pretrain.block_size)[0]
+    return marked(
+        tokenizer, row.prompt_ids + row.completions[0], [0] + [1] * len(row.completions[0])
+    )
+
+
+def _first_group(config: Config, tokenizer: Any, path: str) -> tuple[Any, bool]:
+    """(group, was it cut) of the first record that training would keep."""
+    from align.data.pairs import load_preferences
+    from align.data.sft import load_sft
+    from align.train.examples import PairBuilder, SftBuilder
+
+    field = f"data.{NEEDED[config.method]}"
+    build: Any
+    records: Sequence[Any]
+    if config.method == "sft":
+        build, records = SftBuilder(tokenizer, config), load_sft(path, field)[0]
+    else:
+        build = PairBuilder(tokenizer, config, keep_end_token=config.method == "reward")
+        records = load_preferences(path, field)[0]
+    reasons: Counter[str] = Counter()
+    for record in records:
+        built = build(record)
+        if not isinstance(built, str):
+            return built
+        reasons[built] += 1
+    listed = ", ".join(f"{name} {n}" for name, n in reasons.most_common())
+    raise UserError(field, path, f"leaves nothing to train on: {listed}", "Raise data.max_length")
 
 
 def marked(tokenizer: Any, ids: list[int], mask: list[int], limit: int = 400) -> str:
@@ -154,85 +181,3 @@ def marked(tokenizer: Any, ids: list[int], mask: list[int], limit: int = 400) ->
         text = tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
         out.append(f"{OPEN}{text}{CLOSE}" if inside else text)
     return "".join(out) + (" …" if len(ids) > limit else "")
-
-
-def size_lines(config: Config, vocabulary: int) -> list[str]:
-    """Return parameters and memory as lines."""
-    model = meta_model(config, vocabulary)
-    if model is None:
-        return ["  (the model has yet to be built)"]
-    total = sum(p.numel() for p in model.parameters())
-    trained = total if config.policy.lora is None else lora_parameters(config, model)
-    weight = {"4bit": 0.55, "8bit": 1.0, None: 4.0}[config.policy.quantization]
-    if config.policy.dtype == "bfloat16" and config.policy.quantization is None:
-        weight = 2.0
-    copies = 1
-    if config.method in USES_REFERENCE and config.reference == "frozen":
-        copies += 1
-    separate_critic = config.method == "ppo" and (
-        config.ppo.critic == "separate"
-        or (config.ppo.critic == "auto" and config.policy.lora is None)
-    )
-    if separate_critic:
-        copies, trained = copies + 1, trained * 2
-    rewards = sum(r.kind == "model" for r in config.rewards) if config.method == "ppo" else 0
-    base, states = total * weight * copies / _MIB, trained * 12 / _MIB
-    return [
-        f"  {total:,} parameters, {trained:,} trained",
-        f"  weights {base:.0f} MiB ({copies} × {weight:g} bytes), gradients and Adam {states:.0f} "
-        "MiB (12 bytes a trained parameter); activations come on top"
-        + (f"; {rewards} reward model(s) too" if rewards else ""),
-    ]
-
-
-def meta_model(config: Config, vocabulary: int) -> Any:
-    """Return the model without storage, or None if it has yet to be built."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    path = config.policy.path
-    if path is None:
-        shape = from_nothing(config, vocabulary)
-    elif not Path(path).exists() and path.startswith(config.demo.root):
-        return None
-    else:
-        shape = AutoConfig.from_pretrained(path)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(shape)
-
-
-def from_nothing(config: Config, vocabulary: int) -> Any:
-    """Return the transformers config that the `pretrain` section describes."""
-    from transformers import AutoConfig
-
-    p = config.pretrain
-    if p.arch == "gpt2":
-        return AutoConfig.for_model(
-            "gpt2", vocab_size=vocabulary, n_embd=p.n_embd, n_layer=p.n_layer, n_head=p.n_head,
-            n_inner=p.intermediate_size, n_positions=max(p.block_size, config.data.max_length),
-        )  # fmt: skip
-    return AutoConfig.for_model(
-        p.arch, vocab_size=vocabulary, hidden_size=p.n_embd, num_hidden_layers=p.n_layer,
-        num_attention_heads=p.n_head, num_key_value_heads=p.n_kv_head or p.n_head,
-        intermediate_size=p.intermediate_size or 8 * p.n_embd // 3, head_dim=p.n_embd // p.n_head,
-    )  # fmt: skip
-
-
-def lora_parameters(config: Config, model: Any) -> int:
-    """Return the size of the adapters: r × (in + out) of every adapted linear layer."""
-    lora = config.policy.lora
-    assert lora is not None
-    total = 0
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if (
-            weight is None
-            or weight.dim() != 2
-            or not type(module).__name__.startswith(("Lin", "Conv"))
-        ):
-            continue
-        leaf = name.rsplit(".", 1)[-1]
-        wanted = lora.target_modules
-        if leaf != "lm_head" if wanted == "all-linear" else leaf in wanted:
-            total += lora.r * sum(weight.shape)
-    return total

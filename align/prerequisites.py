@@ -7,6 +7,7 @@ minutes would outlast the group's timeouts.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -91,6 +92,21 @@ def uses_demo_data(config: Config) -> bool:
     return "auto" in [*values, config.eval.prompts]
 
 
+def has_demo_data(config: Config) -> bool:
+    """Return whether all of the demo's data files are there."""
+    return all(Path(path).exists() for path in demo_files(config).values())
+
+
+def missing_stages(config: Config) -> list[str]:
+    """Return what would be built before `config`'s own stage, in that order; builds nothing."""
+    found: list[str] = []
+    for stage in fill(copy.deepcopy(config)):
+        if not is_finished(Path(config.demo.root) / stage):
+            earlier = missing_stages(load_config(stage, stage_argv(stage, config)))
+            found += [name for name in (*earlier, stage) if name not in found]
+    return found
+
+
 def prepare(config: Config) -> None:
     """Build what `auto` refers to and is missing, then replace `auto` by paths."""
     if uses_demo_data(config):
@@ -102,13 +118,13 @@ def prepare(config: Config) -> None:
 def demo_data(config: Config) -> None:
     """Write the demo's data files unless they are all there."""
     paths = [Path(path) for path in demo_files(config).values()]
-    if all(path.exists() for path in paths):
+    if has_demo_data(config):
         return None
     if not config.demo.build:
         missing = next(path for path in paths if not path.exists())
         raise UserError("demo.build", False, f"but {missing} is missing", "Use true")
     if launch_env.local_rank() != 0:
-        return _wait(lambda: all(path.exists() for path in paths))
+        return _wait(lambda: has_demo_data(config))
     from align.data.demo import build_demo_data
 
     say(f"writing the demo's data to {paths[0].parent}")
@@ -194,7 +210,7 @@ def is_finished(run_dir: Path) -> bool:
 def is_ready(stage: str, argv: list[str]) -> bool:
     """Return whether a stage finished from the settings and inputs that `argv` gives now."""
     config = load_config(stage, argv)
-    if uses_demo_data(config) and not all(Path(p).exists() for p in demo_files(config).values()):
+    if uses_demo_data(config) and not has_demo_data(config):
         return False
     # The earlier stages' outputs are among the inputs that are hashed.
     if not all(is_finished(Path(config.demo.root) / previous) for previous in fill(config)):
