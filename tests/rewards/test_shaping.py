@@ -140,7 +140,7 @@ def test_item12_evaluation_reads_the_statistics_and_leaves_them():
 
 
 def in_ranks(*shares: torch.Tensor) -> list[list[float]]:
-    """Normalise one share per rank; the ranks are threads and their sum is a real one."""
+    """Shape one share per rank; the ranks are threads and their sum is a real one."""
     barrier = threading.Barrier(len(shares))
     posted: dict[int, torch.Tensor] = {}
     results: list[list[float]] = [[] for _ in shares]
@@ -153,7 +153,9 @@ def in_ranks(*shares: torch.Tensor) -> list[list[float]]:
             barrier.wait(timeout=10)
             return total
 
-        results[rank] = ScoreNormaliser("mean_std")(shares[rank], reduce=reduce).tolist()
+        shaper = ScoreShaper.from_config(Ppo(score_norm="mean_std"))
+        n = len(shares[rank])
+        results[rank] = shaper(shares[rank], [True] * n, [1] * n, reduce=reduce).tolist()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(shares))]
     for thread in threads:

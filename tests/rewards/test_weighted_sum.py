@@ -16,6 +16,8 @@ def length(prompts, completions):
     return [len(text) for text in completions]
 def ended(finished, **kwargs):
     return [1.0 if done else -1.0 for done in finished]
+def first(completions):
+    return [completions[0]] * 0
 def broken(completions):
     return [1.0] * (len(completions) - 1)
 """
@@ -66,9 +68,9 @@ def test_names_stay_apart(file, tmp_path):
 
 
 def test_nothing_to_score(file):
-    # The broken function is not called: it would return a list of −1 items.
-    scores = make_reward([source(file, "broken"), source(file, "length")]).score([], [], [])
-    assert scores == Scores([], {"broken": [], "length": []})
+    # Functions are not called: this one would ask for the first of no completions.
+    scores = make_reward([source(file, "first"), source(file, "length")]).score([], [], [])
+    assert scores == Scores([], {"first": [], "length": []})
 
 
 def test_errors_name_the_term(file):

@@ -302,6 +302,15 @@ def test_lora_wrapped_model(family):
     assert without.completions == plain.completions
 
 
+def test_under_autocast_only_the_models_numbers_are_rough():
+    model, rows = tiny.model("llama_gqa"), prompts(4, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = sampler(model, top_k=20).sample(rows, 3, seed=0)
+    for prompt, ids, logps in zip(got.prompt_ids, got.completions, got.logps, strict=True):
+        # bfloat16 has eight bits: logits of about ten are off by a few hundredths.
+        assert logps == pytest.approx(tiny.full_logps(model, prompt, ids), abs=0.3)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_diverged_logits_are_an_error(value, temperature):
