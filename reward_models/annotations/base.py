@@ -204,14 +204,15 @@ def make_group(
     if len({_content_key(c) for c in candidates}) == 1:
         raise RecordError("all candidates are the same text", code="identical_candidates")
     prompt, candidates = tuple(prompt), tuple(candidates)
-    group = PreferenceGroup(
+    passed_on = [meta, [c.model for c in candidates]]
+    passed_on += [(j.value, j.strength, j.source, j.suspect) for j in judgements]
+    try:
+        json.dumps(passed_on, allow_nan=False)
+    except (TypeError, ValueError) as error:  # NaN in a field that nothing has read
+        raise RecordError(f"cannot be written: {error}", code="bad_value") from None
+    return PreferenceGroup(
         group_key(prompt, candidates), prompt, candidates, tuple(judgements), meta or {}
     )
-    try:
-        json.dumps(group.to_json(), allow_nan=False)
-    except (TypeError, ValueError) as error:  # NaN in a field that is passed on unread
-        raise RecordError(f"cannot be written: {error}", code="bad_value") from None
-    return group
 
 
 def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from align.config_errors import UserError
@@ -105,7 +105,7 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
         code = next(iter(reasons)) if len(reasons) == 1 else "no_usable_vote"
         why = ", ".join(reasons) if reasons else "no annotations"
         raise RecordError(f"no vote: {why}", code=code if reasons else "no_annotations")
-    return make_group(prompt, candidates, judgements, task.meta)
+    return replace(base, judgements=tuple(judgements))
 
 
 def votes_in(obj: Any) -> int:
