@@ -38,12 +38,13 @@ def check_layout(policy: Policy) -> str | None:
     """Correct `policy.layout` where the model cannot take groups; return what was found, or None.
 
     Raises RuntimeError for a model whose logits are not head(hidden) as `PolicyModule` computes
-    them. Under ZeRO-3 nothing can be run before training starts: the check is left to the user
-    (docs/layouts.md).
+    them, and where rows must be shared but cannot. Under ZeRO-3 nothing can be run before training
+    starts: the check is left to the user (docs/layouts.md).
     """
     if zero3():
         return None
-    module = policy.module
+    module, config = policy.module, policy.config
+    packs = config.method == "sft" and config.sft.packing
     group = probe(min(module.config.get_text_config().vocab_size, 1000))
     was_training = module.training
     module.eval()
@@ -51,16 +52,31 @@ def check_layout(policy: Policy) -> str | None:
         plain = _measure(policy, group, "plain")
         if not module.scorer:
             _compare_with_model(policy, group, plain)
-        grouped = _measure(policy, group, "grouped") if policy.layout == "grouped" else plain
+        shares = policy.layout == "grouped" or packs
+        found = _sharing_fails(policy, group, plain) if shares else None
     module.train(was_training)
-    gap = _gap(plain, grouped)
-    if gap <= tolerance(module):
+    if found is None:
         return None
-    found = f"candidates that share a row differ by {gap:.2g} from those alone"
-    if policy.config.policy.layout == "grouped" or policy.config.sft.packing:
+    if packs:
+        raise RuntimeError(f"sft.packing=true cannot be used: {found}. Use false.")
+    if config.policy.layout == "grouped":
         raise RuntimeError(f"policy.layout=grouped cannot be used: {found}. Use plain.")
     policy.layout = "plain"
     return found + ": plain rows are used"
+
+
+def _sharing_fails(policy: Policy, group: TokenGroup, plain: Tensor) -> str | None:
+    """What goes wrong when the candidates share a row, or None."""
+    try:
+        gap = _gap(plain, _measure(policy, group, "grouped"))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model that unpacks the mask's shape raises whatever it likes
+        reason = str(error).strip().split("\n")[0]
+        return f"the model takes no 4-D mask ({type(error).__name__}: {reason})"
+    if gap <= tolerance(policy.module):
+        return None
+    return f"candidates that share a row differ by {gap:.2g} from those alone"
 
 
 def tolerance(module: Any) -> float:

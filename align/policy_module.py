@@ -234,6 +234,8 @@ def body_of(model: nn.Module) -> Any:
     """The transformer without its head."""
     base = base_model(model)
     body = base.base_model
+    if body is base:  # the prefix names a part of a larger model (Llama4)
+        body = getattr(base, "model", base)
     if body is base:
         raise ValueError(f"{type(base).__name__} has no body apart from its head")
     return body
