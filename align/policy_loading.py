@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from align.policy_module import CRITIC_ADAPTER, base_model, body_of
 if TYPE_CHECKING:
     from align.config import Config
 
-_DROPOUT = ("dropout", "pdrop")
-_FULL_ATTENTION = {"full_attention", "sliding_attention"}
+_DROPOUT = re.compile(r"(dropout|pdrop|layerdrop)(_prob|_rate|_p)?")
+# "global": GPT-Neo's name for full attention.
+_FULL_ATTENTION = {"full_attention", "sliding_attention", "global"}
 
 
 def starting_path(config: Config) -> str:
@@ -112,9 +114,9 @@ def dtype_of(config: Config) -> torch.dtype:
 
 
 def set_dropout(shape: Any, rate: float) -> None:
-    """Set every dropout rate of a model's configuration."""
+    """Set every dropout rate of a model's configuration; whole layers are never dropped."""
     for name in dropout_names(shape):
-        setattr(shape, name, rate)
+        setattr(shape, name, 0.0 if "layerdrop" in name else rate)
 
 
 def dropout_names(shape: Any) -> list[str]:
@@ -122,7 +124,7 @@ def dropout_names(shape: Any) -> list[str]:
     return [
         name
         for name, value in shape.to_dict().items()
-        if name.endswith(_DROPOUT) and type(value) in (int, float)
+        if _DROPOUT.search(name) and type(value) in (int, float)
     ]
 
 
@@ -279,7 +281,8 @@ def grouped_obstacle(model: Any, max_length: int) -> str | None:
     convolution, a sliding window narrower than a row, kernels that take no mask) rules it out.
     """
     shape = model.config.get_text_config()
-    kinds = set(getattr(shape, "layer_types", None) or [])
+    listed = getattr(shape, "layer_types", None) or getattr(shape, "attention_layers", None)
+    kinds = set(listed or [])
     if kinds - _FULL_ATTENTION:
         return f"its layers are of kind {', '.join(sorted(kinds - _FULL_ATTENTION))}"
     window = getattr(shape, "sliding_window", None)
