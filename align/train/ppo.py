@@ -264,7 +264,7 @@ def train(config: Config) -> dict[str, float]:
     """Run PPO from config.policy on the configured prompts and rewards; return last figures."""
     overrides = batch_arguments(config)
     args = training_arguments(config, **overrides)
-    check(config, args)
+    check(config)
     with without_zero3():  # the reward model answers for each rank alone
         reward = make_reward(config.rewards, device=args.device)
     policy = Policy.load(config, critic=True)
@@ -308,11 +308,6 @@ def batch_arguments(config: Config) -> dict[str, Any]:
     samples = config.rollout.prompts_per_update * config.rollout.n
     per_step = samples // config.ppo.num_minibatches
     world = asked_world()
-    if per_step % world:
-        reason = (
-            f"makes minibatches of {per_step} completions, which {world} processes cannot share"
-        )
-        raise UserError("ppo.num_minibatches", config.ppo.num_minibatches, reason, "Lower it")
     given = config.train.args
     micro = min(given.get("per_device_train_batch_size", 8), per_step // world)
     evaluates = given.get("eval_strategy", "no") != "no"
@@ -327,17 +322,7 @@ def batch_arguments(config: Config) -> dict[str, Any]:
     }
 
 
-def check(config: Config, args: Any) -> None:
-    """Refuse combinations that would not do what they say (UserError)."""
-    ppo = config.ppo
-    if ppo.critic_warmup_updates and args.weight_decay:
-        raise UserError(
-            "ppo.critic_warmup_updates", ppo.critic_warmup_updates, "keeps the policy frozen, but "
-            f"train.weight_decay={args.weight_decay} would shrink it", "Use weight_decay 0",
-        )  # fmt: skip
-    if ppo.critic_warmup_updates and ppo.critic == "shared":
-        reason = "cannot freeze a policy that shares its body with the critic"
-        fix = "Use ppo.critic: separate"
-        raise UserError("ppo.critic_warmup_updates", ppo.critic_warmup_updates, reason, fix)
-    if ppo.ema_decay and config.train.args.get("deepspeed"):
-        raise UserError("ppo.ema_decay", ppo.ema_decay, "needs whole weights", "Use null")
+def check(config: Config) -> None:
+    """Refuse what only training finds out (UserError); other rules are in align.config_checks."""
+    if config.ppo.ema_decay and config.train.args.get("deepspeed"):
+        raise UserError("ppo.ema_decay", config.ppo.ema_decay, "needs whole weights", "Use null")
