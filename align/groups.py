@@ -47,6 +47,8 @@ class TokenGroup:
             raise ValueError("a group needs at least one prompt token: nothing predicts the first")
         if not self.completions or not all(self.completions):
             raise ValueError("a group needs at least one completion, and none of them empty")
+        if self.masks is not None and [*map(len, self.masks)] != [*map(len, self.completions)]:
+            raise ValueError("a mask has one entry per token of its completion")
 
     def mask_of(self, k: int) -> list[int]:
         """Loss mask of candidate k, one entry per completion token."""
@@ -294,19 +296,26 @@ def _collate_pairs(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
 
 
 def _collate_extras(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
-    out: dict[str, torch.Tensor] = {}
     names = groups[0].extras.keys() if groups else ()
-    for name in names:
-        values: list[float] = []
-        for group in groups:
-            for k, entry in enumerate(group.extras[name]):
-                if not isinstance(entry, (list, tuple)):
-                    values.append(float(entry))
-                    continue
-                if len(entry) != sum(map(bool, group.mask_of(k))):
-                    raise ValueError(
-                        f"extras[{name!r}] of candidate {k}: one number per loss token"
-                    )
-                values.extend(entry)
-        out[name] = torch.tensor(values, dtype=torch.float32)
-    return out
+    if any(group.extras.keys() != names for group in groups):
+        raise ValueError("the groups of a batch carry different extras")
+    return {name: _flat_extra(groups, name) for name in names}
+
+
+def _flat_extra(groups: Sequence[TokenGroup], name: str) -> torch.Tensor:
+    """Flat (C,) or (N,) numbers, in the order of candidate or labels."""
+    values: list[float] = []
+    lists = {isinstance(e, (list, tuple)) for group in groups for e in group.extras[name]}
+    if len(lists) > 1:
+        raise ValueError(f"extras[{name!r}]: some entries are numbers, some are lists")
+    for group in groups:
+        if len(group.extras[name]) != len(group.completions):
+            raise ValueError(f"extras[{name!r}]: one entry per candidate")
+        for k, entry in enumerate(group.extras[name]):
+            if not isinstance(entry, (list, tuple)):
+                values.append(float(entry))
+                continue
+            if len(entry) != sum(map(bool, group.mask_of(k))):
+                raise ValueError(f"extras[{name!r}] of candidate {k}: one number per loss token")
+            values.extend(entry)
+    return torch.tensor(values, dtype=torch.float32)
