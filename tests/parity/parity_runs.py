@@ -60,8 +60,8 @@ PAIRS = [  # prompt, chosen, rejected
 STRENGTHS = [0.5, 1.0, 0.25, 2.0, 0.0, 1.5, 0.75, 1.25, 0.1, 3.0, 0.6, 0.9]
 
 
-def make_tokenizer():
-    """Byte-level BPE over the texts above, pad and end-of-turn apart."""
+def make_tokenizer(texts: list[str] | None = None, template: str = TEMPLATE):
+    """Byte-level BPE over the texts (default: those above), pad and end-of-turn apart."""
     tokenizers = pytest.importorskip("tokenizers")
     from transformers import PreTrainedTokenizerFast
 
@@ -70,7 +70,7 @@ def make_tokenizer():
     core.decoder = tokenizers.decoders.ByteLevel()
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     core.train_from_iterator(
-        [text for pair in PAIRS for text in pair],
+        texts or [text for pair in PAIRS for text in pair],
         tokenizers.trainers.BpeTrainer(
             vocab_size=330,
             special_tokens=special,
@@ -80,15 +80,15 @@ def make_tokenizer():
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=special[0], eos_token=special[2],
-        additional_special_tokens=special[1:2], chat_template=TEMPLATE,
+        additional_special_tokens=special[1:2], chat_template=template,
     )  # fmt: skip
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, tokenizer: Any = None) -> Path:
     """A random Llama in float32 with its tokenizer, log-probs well away from uniform."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -142,14 +142,10 @@ def preference_rows(
     pairs: list[tuple[str, str, str]] = PAIRS, margins: list[float] | None = None
 ) -> list[dict[str, Any]]:
     """Rows that both sides read: a prompt and two answers, as messages."""
-    rows = [
-        {
-            "prompt": chat("user", p),
-            "chosen": chat("assistant", c),
-            "rejected": chat("assistant", r),
-        }
-        for p, c, r in pairs
-    ]
+    rows: list[dict[str, Any]] = []
+    for prompt, chosen, rejected in pairs:
+        answers = {"chosen": chat("assistant", chosen), "rejected": chat("assistant", rejected)}
+        rows.append({"prompt": chat("user", prompt), **answers})
     for row, margin in zip(rows, margins or [], strict=False):
         row["margin"] = margin
     return rows
@@ -200,6 +196,27 @@ def trl_run(trainer: Any) -> list[dict[str, float]]:
     """Train and return the log rows of the steps."""
     trainer.train()
     return [row for row in trainer.state.log_history if "loss" in row and "grad_norm" in row]
+
+
+def our_groups(method: str, model: Path, rows: list[dict[str, Any]], run_dir: Path, **sections):
+    """The training groups that align makes of the rows, as the stage itself builds them."""
+    from align.policy_loading import load_tokenizer as load
+    from align.train import examples
+
+    config = our_config(method, model, rows, run_dir, **sections)
+    tokenizer = load(str(model), config)
+    if method == "sft":
+        return examples.sft_groups(config, tokenizer)[0]
+    return examples.preference_groups(config, tokenizer, keep_end_token=method == "reward")[0]
+
+
+def group_rows(groups) -> list[tuple[list[int], list[int]]]:
+    """(token ids, mask) of every candidate, prompt included."""
+    return [
+        (group.prompt_ids + ids, [0] * len(group.prompt_ids) + list(group.mask_of(k)))
+        for group in groups
+        for k, ids in enumerate(group.completions)
+    ]
 
 
 def dataset(rows: list[dict[str, Any]]):
