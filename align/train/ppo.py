@@ -112,6 +112,8 @@ class PpoTrainer(AlignTrainer):
         place = self.position
         if place.pass_ended() and place.end_pass(self.settings.ppo.target_kl, sum_over_ranks):
             self.clock.update_ended(self.meter)
+        # After a resume the Trainer counts from 0: nothing of the data had to be skipped.
+        self.state.epoch = self.state.global_step / self.args.max_steps
 
     # A step
 
@@ -223,6 +225,7 @@ class PpoTrainer(AlignTrainer):
         state = {
             "collector": self.collector.state_dict(),
             "position": self.position.state_dict(),
+            "clock": self.clock.state_dict(),
             "rollout": self.rollout.state_dict() if self.rollout else None,
             "ema": self.ema.state_dict() if self.ema else None,
         }
@@ -241,6 +244,7 @@ class PpoTrainer(AlignTrainer):
         state = torch.load(file, weights_only=True)
         self.collector.load_state_dict(state["collector"])
         self.position.load_state_dict(state["position"])
+        self.clock.load_state_dict(state["clock"])
         self.rollout = Rollout.from_state(state["rollout"]) if state["rollout"] else None
         if self.ema and state["ema"]:
             self.ema.load_state_dict(state["ema"])

@@ -87,11 +87,9 @@ class Clock:
         self.optimising += time.monotonic() - self._since
 
     def update_ended(self, meter: Meter) -> None:
-        """Log the update's steps; not of a resumed one, whose rollout was another process'."""
-        if self.seconds:
-            meter.add({"time/optimise": (self.optimising, 1.0)})
-            self._whole = self._rate()
-        self.tokens = self.seconds = self.optimising = 0.0
+        """Log the update's steps."""
+        meter.add({"time/optimise": (self.optimising, 1.0)})
+        self._whole = self._rate()
 
     @property
     def speed(self) -> float:
@@ -101,6 +99,16 @@ class Clock:
     def _rate(self) -> float:
         passed = self.seconds + self.optimising
         return self.tokens / passed if passed else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers: an update may span two processes."""
+        names = ("tokens", "seconds", "optimising", "_whole")
+        return {n: getattr(self, n) for n in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class StepEnd(TrainerCallback):
