@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from align.records import RecordError
 from reward_models.annotations import FORMATS, Intake
-from reward_models.annotations.base import Row
+from reward_models.annotations.base import Row, row_by_row
 from reward_models.annotations.canonical import FORMAT
 
 GROUP = {
@@ -78,6 +79,22 @@ def test_what_cannot_be_used_is_dropped_by_name(row, reason):
     assert groups == []
     assert dict(intake.rows.dropped) == {reason: 1}
     assert intake.votes.used == 0
+
+
+def test_votes_counted_before_a_row_was_dropped_are_taken_back():
+    def convert(obj, intake):
+        intake.vote()
+        intake.drop_vote("cancelled")
+        if obj == "bad":
+            raise RecordError("no prompt", code="no_prompt")
+        return object()
+
+    intake = Intake()
+    rows = [Row("x", i, i, obj) for i, obj in enumerate(["good", "bad"], 1)]
+    assert len(list(row_by_row(convert, lambda obj: 3)(rows, intake))) == 1
+    assert intake.votes.used == 1
+    assert dict(intake.votes.dropped) == {"cancelled": 2, "no_prompt": 2}
+    assert intake.votes.examples["no_prompt"] == "x:2"
 
 
 def test_format_names_are_unique_and_every_format_is_described():

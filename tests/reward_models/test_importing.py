@@ -249,6 +249,17 @@ def test_a_failed_import_leaves_the_earlier_one_alone(tmp_path, capsys):
     assert len(lines(tmp_path / "out" / "preferences.jsonl")) == 3
 
 
+def test_files_that_could_not_all_be_moved_have_no_report(tmp_path):
+    good = write(tmp_path / "good.jsonl", [pair(1)])
+    run(tmp_path / "out", good)
+    (tmp_path / "out" / "train.jsonl").unlink()
+    (tmp_path / "out" / "train.jsonl").mkdir()
+    with pytest.raises(OSError, match="train"):
+        run(tmp_path / "out", good)
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert not (tmp_path / "out" / ".import.tmp").exists()
+
+
 def test_dry_run_reports_and_writes_nothing(tmp_path, capsys):
     good = write(tmp_path / "good.jsonl", [pair(1), pair(2)])
     assert main(["--input", str(good), "--output", str(tmp_path / "o/u/t"), "--dry_run"]) == 0

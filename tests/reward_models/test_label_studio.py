@@ -163,6 +163,12 @@ def test_annotators_as_number_or_object_and_annotations_given_twice():
     assert intake.votes.examples == {"duplicate_annotation": "x.json:1"}
 
 
+def test_annotations_made_at_other_times_are_two():
+    first, second = pairwise(created_at="2026-01-01"), pairwise(created_at="2026-01-02")
+    (group,), _ = run([task(first, second)])
+    assert len(group.judgements) == 2
+
+
 def test_one_export_given_twice_counts_once():
     groups, intake = run([task(pairwise()), task(pairwise())])
     assert len(groups) == 1
