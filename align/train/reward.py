@@ -93,6 +93,8 @@ def train(config: Config) -> dict[str, float]:
                 make_contract(
                     policy.tokenizer,
                     max_length=config.data.max_length,
+                    max_prompt_length=config.data.max_prompt_length,
+                    truncation=config.data.truncation,
                     heads=config.reward.heads,
                     scores=scores,
                     data_fingerprint=fingerprint(str(config.data.preferences)),
