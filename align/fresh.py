@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.files import whole_folder
+from align.files import fingerprint, whole_folder
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -35,26 +36,51 @@ def fresh_config(config: Config, vocabulary: int) -> Any:
     )  # fmt: skip
 
 
+def made_once(folder: Path, source: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    """Fill `folder` with `make` unless it was made from the same `source`; return it.
+
+    A run that starts again in its directory finds its own model there, never that of other
+    settings.
+    """
+    text = json.dumps(source, sort_keys=True, ensure_ascii=False, indent=2) + "\n"
+    note = folder / "made_from.json"
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
+        return folder
+    with whole_folder(folder) as temporary:
+        make(temporary)
+        (temporary / note.name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def make_fresh(config: Config, folder: Path) -> Path:
     """Write a random model and its tokenizer to `folder`, unless they are there; return it.
 
-    The weights depend on train.seed alone. Call on one rank.
+    The weights depend on train.seed and the shape alone. Call on one rank.
     """
+    seed, p = config.train.args.get("seed", 42), config.pretrain
+    source = {
+        "seed": seed,
+        "pretrain": dataclasses.asdict(p) | {"dropout": None},
+        "tokenizer": fingerprint(p.tokenizer) if p.tokenizer else None,
+        "texts": None if p.tokenizer else _texts_path(config),
+        "settings": None if p.tokenizer else dataclasses.asdict(config.tokenizer),
+        "chat_template": config.data.chat_template,
+        "positions": max(p.block_size, config.data.max_length),
+    }
+    return made_once(folder, source, lambda target: _write_fresh(config, target, seed))
+
+
+def _write_fresh(config: Config, folder: Path, seed: int) -> None:
     from transformers import AutoModelForCausalLM, set_seed
 
-    if (folder / "config.json").is_file():
-        return folder
     tokenizer = fresh_tokenizer(config)
     shape = fresh_config(config, len(tokenizer))
     for name, token in (("eos", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
         setattr(shape, f"{name}_token_id", token)
     shape.bos_token_id = tokenizer.bos_token_id
-    set_seed(config.train.args.get("seed", 42))
-    model = AutoModelForCausalLM.from_config(shape)
-    with whole_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    return folder
+    set_seed(seed)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def fresh_tokenizer(config: Config) -> Any:
@@ -77,17 +103,21 @@ def fresh_tokenizer(config: Config) -> Any:
 
 def training_texts(config: Config) -> Iterable[str]:
     """Yield data.text's paragraphs; without it, every string in the method's own data file."""
-    from align.config_checks import NEEDED
     from align.data.corpus import iter_texts
     from align.jsonl import read_rows
 
     if config.data.text:
         yield from iter_texts(config.data.text)
         return
-    path = config.prompts_path if config.method == "ppo" else None
-    path = path or getattr(config.data, NEEDED[config.method])
-    for _, row in read_rows(path):
+    for _, row in read_rows(_texts_path(config)):
         yield from _strings(row)
+
+
+def _texts_path(config: Config) -> str:
+    from align.config_checks import NEEDED
+
+    path = config.data.text or (config.prompts_path if config.method == "ppo" else None)
+    return path or getattr(config.data, NEEDED[config.method])
 
 
 def _strings(value: Any) -> Iterable[str]:

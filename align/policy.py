@@ -20,6 +20,7 @@ from align.files import fingerprint, whole_folder
 from align.groups import GroupBatch, TokenGroup, collate
 from align.heads import find_head, init_head
 from align.layouts import check_layout
+from align.policy_adapters import adapt, merged_adapter
 from align.policy_module import CRITIC_ADAPTER, PolicyModule, base_model
 
 if TYPE_CHECKING:
@@ -57,17 +58,17 @@ class Policy:
         loading.check_vocabulary(lm, tokenizer, path)
         seed = config.train.args.get("seed", 42)
         if role == "reward":
-            head = find_head(lm)[1]
-            with gathered(list(head.parameters()), modify=True):
-                init_head(lm, seed)
+            if not loading.trained_heads(path, config.reward.heads):
+                with gathered(list(find_head(lm)[1].parameters()), modify=True):
+                    init_head(lm, seed)
             lm.config.pad_token_id = tokenizer.pad_token_id
         reference = None
         if config.reference == "frozen":
             reference = loading.load_body(path, config)
             if config.policy.lora is not None and config.policy.lora.path:
-                reference = loading.merged_adapter(reference, config.policy.lora.path)
+                reference = merged_adapter(reference, config.policy.lora.path)
         made = loading.load_critic(path, config, lm, tokenizer) if critic else {}
-        lm = loading.adapt(lm, config, critic_adapter=made.pop("adapter", False))
+        lm = adapt(lm, config, critic_adapter=made.pop("adapter", False))
         if role == "reward" and config.policy.lora is not None:
             find_head(base_model(lm))[1].requires_grad_(True)
         module = PolicyModule(
@@ -113,7 +114,7 @@ class Policy:
                     plain = loading.load_body(self.path, config, heads=heads, whole=True)
                     if self.module.scorer:
                         _copy_head(plain, lm)
-                    merged = loading.merged_adapter(plain, str(target / "adapter"))
+                    merged = merged_adapter(plain, str(target / "adapter"))
                 self._save_model(merged, target)
             self.tokenizer.save_pretrained(target)
             self._save_critic(target / "critic", state)
@@ -131,8 +132,9 @@ class Policy:
             if self.tokenizer.chat_template is not None:
                 model.generation_config.eos_token_id = list(stop_ids(self.tokenizer))
             model.generation_config.pad_token_id = self.tokenizer.pad_token_id
+        whole = None if state is None else {**_buffers(model), **state}
         try:
-            model.save_pretrained(folder, state_dict=dict(state) if state is not None else None)
+            model.save_pretrained(folder, state_dict=whole)
         finally:
             model.config.update(held)
 
@@ -162,6 +164,12 @@ class Policy:
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries under a prefix, without it."""
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What a model stores beside its parameters (running counts, DeepSeek's routing bias)."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {n: t for n, t in model.state_dict().items() if n not in parameters}
 
 
 def _copy_head(model: nn.Module, state: Mapping[str, Tensor]) -> None:

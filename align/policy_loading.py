@@ -1,9 +1,10 @@
-"""Loading for `Policy`: where weights come from, their dtype, adapters, critics and layout."""
+"""Loading for `Policy`: where weights come from, their dtype, critics and layout."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,16 @@ from torch import nn
 
 from align.checkpoints import is_adapter, tokenizer_folder
 from align.config_errors import UserError
-from align.distributed import from_rank_zero, gathered, without_zero3, zero3
-from align.files import whole_folder
+from align.distributed import from_rank_zero, gathered, without_zero3
+from align.files import fingerprint
 from align.heads import find_head, zero_head
-from align.policy_module import CRITIC_ADAPTER, base_model, body_of
+from align.policy_adapters import adapt, first_line
+from align.policy_module import base_model, body_of
 
 if TYPE_CHECKING:
     from align.config import Config
 
-_DROPOUT = re.compile(r"(dropout|pdrop|layerdrop)(_prob|_rate|_p)?")
+_DROPOUT = re.compile("dropout|pdrop|layerdrop")
 # "global": GPT-Neo's name for full attention.
 _FULL_ATTENTION = {"full_attention", "sliding_attention", "global"}
 
@@ -32,29 +34,34 @@ def starting_path(config: Config) -> str:
     adapter the merged model, written to the run directory: what follows must never be compared
     with the base below an adapter by accident.
     """
-    from align.fresh import make_fresh
+    from align.fresh import made_once, make_fresh
 
     path, run_dir = config.policy.path, Path(config.train.output_dir)
     if path is None:
         with without_zero3():  # made on rank 0 alone
             return str(from_rank_zero(lambda: make_fresh(config, run_dir / "init")))
     if is_adapter(path) and not (Path(path) / "config.json").is_file():
-        return str(from_rank_zero(lambda: _merge_to(run_dir / "base", path)))
+        source = {"adapter": fingerprint(path)}
+        folder = run_dir / "base"
+        return str(from_rank_zero(lambda: made_once(folder, source, lambda t: _merge_to(t, path))))
     return path
 
 
-def _merge_to(folder: Path, adapter: str) -> Path:
-    """Write base plus adapter to `folder` unless it is there."""
+def _merge_to(folder: Path, adapter: str) -> None:
+    """Write base plus adapter to `folder`."""
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
 
-    if (folder / "config.json").is_file():
-        return folder
-    with without_zero3(), whole_folder(folder) as target:
-        model: Any = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
-        model.merge_and_unload().save_pretrained(target)
-        AutoTokenizer.from_pretrained(tokenizer_folder(Path(adapter))).save_pretrained(target)
-    return folder
+    with without_zero3():
+        try:
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(Path(adapter)))
+        except (OSError, ValueError, KeyError) as error:
+            reason = f"is an adapter that cannot be loaded on its base ({first_line(error)})"
+            fix = "Check base_model_name_or_path in its adapter_config.json"
+            raise UserError("policy.path", adapter, reason, fix) from error
+        model.merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def load_tokenizer(path: str, config: Config) -> Any:
@@ -66,7 +73,7 @@ def load_tokenizer(path: str, config: Config) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        reason = f"has no usable tokenizer ({_line(error)})"
+        reason = f"has no usable tokenizer ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Save it beside the model") from error
     template = config.data.chat_template
     if config.method != "pretrain":
@@ -97,12 +104,42 @@ def load_body(path: str, config: Config, *, heads: int = 0, whole: bool = False)
         kind: Any = AutoModelForCausalLM
         if heads:
             kind, shape.num_labels = AutoModelForSequenceClassification, heads
-        model = kind.from_pretrained(path, **kwargs)
+        model, info = kind.from_pretrained(path, output_loading_info=True, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = f"cannot be loaded ({_line(error)})"
+        kernel = config.policy.attn_implementation
+        if kernel and re.search("attention|attn", str(error)):
+            reason = f"cannot be used ({first_line(error)})"
+            raise UserError("policy.attn_implementation", kernel, reason, "Use null") from error
+        reason = f"cannot be loaded ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Check that the folder is complete") from error
+    _refuse_missing(info["missing_keys"], model, path, heads)
     model.config.use_cache = False
     return model
+
+
+def _refuse_missing(missing: Collection[str], model: Any, path: str, heads: int) -> None:
+    """Refuse weights that transformers would draw at random; only a head may be new."""
+    new = f"{find_head(model)[0]}." if heads else "a head is never missing"
+    absent = sorted(name for name in missing if not name.startswith(new))
+    if absent:
+        reason = f"lacks {len(absent)} of the model's weights ({absent[0]} …)"
+        raise UserError("policy.path", path, reason, "Check that the folder is complete")
+
+
+def trained_heads(path: str, wanted: int | None = None) -> int:
+    """Score heads of a saved sequence classifier; 0 for any other model.
+
+    wanted: how many there must be, where there are any.
+    """
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(path)
+    if not any("SequenceClassification" in a for a in shape.architectures or []):
+        return 0
+    if wanted not in (None, shape.num_labels):
+        reason = f"does not fit {path}, a reward model with {shape.num_labels}"
+        raise UserError("reward.heads", wanted, reason, f"Use {shape.num_labels}")
+    return shape.num_labels
 
 
 def dtype_of(config: Config) -> torch.dtype:
@@ -164,55 +201,6 @@ def check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
         raise UserError("policy.path", path, reason, fix)
 
 
-def adapt(model: Any, config: Config, *, critic_adapter: bool = False) -> Any:
-    """Freeze the base and put LoRA adapters on it; without policy.lora, the model as it is."""
-    lora = config.policy.lora
-    if lora is None:
-        return model
-    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-
-    if config.policy.quantization:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=bool(config.train.args.get("gradient_checkpointing"))
-        )
-    settings: dict[str, Any] = {
-        "r": lora.r,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": lora.target_modules,
-        # Heads are no place for a low-rank update: a reward head is trained whole.
-        "exclude_modules": r".*(lm_head|score|classifier)",
-    }
-    try:
-        if lora.path:
-            adapted: Any = PeftModel.from_pretrained(model, lora.path, is_trainable=True)
-        else:
-            adapted = get_peft_model(model, LoraConfig(**settings))
-        if critic_adapter:
-            adapted.add_adapter(CRITIC_ADAPTER, LoraConfig(**settings))
-            for name, parameter in adapted.named_parameters():
-                if f".{CRITIC_ADAPTER}." in name:
-                    parameter.requires_grad_(True)
-    except ValueError as error:
-        fix = "Name layers of this model, or use all-linear"
-        field, value = "policy.lora.target_modules", lora.target_modules
-        raise UserError(field, value, f"do not fit ({_line(error)})", fix) from error
-    return adapted
-
-
-def merged_adapter(model: Any, adapter: str) -> Any:
-    """Base plus adapter as one plain model."""
-    from peft import PeftModel
-
-    if zero3():
-        raise UserError(
-            "policy.lora.path", adapter, "cannot be merged while ZeRO-3 shards the weights",
-            "Give the adapter's folder as policy.path, which is merged first",
-        )  # fmt: skip
-    merged: Any = PeftModel.from_pretrained(model, adapter)
-    return merged.merge_and_unload()
-
-
 def critic_kind(config: Config) -> str:
     """Effective kind of critic: adapter, separate or shared."""
     kind, checkpointing = config.ppo.critic, config.train.args.get("gradient_checkpointing")
@@ -239,12 +227,11 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return {"value_head": head, "adapter": kind == "adapter"}
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source = config.ppo.critic_path or path
-    shape = AutoConfig.from_pretrained(source)
-    trained = any("SequenceClassification" in a for a in shape.architectures or [])
-    critic = load_body(source, config, heads=shape.num_labels if trained else 1)
+    trained = trained_heads(source)
+    critic = load_body(source, config, heads=trained or 1)
     if source != path:
         theirs = AutoTokenizer.from_pretrained(source)
         if theirs.get_vocab() != tokenizer.get_vocab():
@@ -257,7 +244,8 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
     if not trained:
         with gathered(list(head.parameters()), modify=True):
             zero_head(critic)
-    critic = adapt(critic, config)
+    # The policy's adapter belongs to the policy's weights.
+    critic = adapt(critic, config, fresh=source != path)
     find_head(base_model(critic))[1].requires_grad_(True)
     return {"critic": critic}
 
@@ -295,7 +283,3 @@ def grouped_obstacle(model: Any, max_length: int) -> str | None:
     if "position_ids" not in inspect.signature(body_of(model).forward).parameters:
         return "it takes no position_ids"
     return None
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
