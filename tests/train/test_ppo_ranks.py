@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,31 @@ def test_item12_item15_statistics_controller_and_figures_are_those_of_all(two):
     assert rows[0]["kl_coef"] == rows[1]["kl_coef"] == pytest.approx(0.05 * (1 - 0.2 * 8 / 100))
     lengths = [len(ids) for row in rows for _, ids in row["completions"]]
     assert rows[0]["figures"]["length/mean"] == pytest.approx(sum(lengths) / 8)
+
+
+def launched(folder: Path, name: str) -> list[dict]:
+    """Log lines of recipes/ppo.py under a shipped launch configuration, batches cut by tokens."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_"))}
+    env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # ninja, for DeepSpeed
+    words = [sys.executable, "-m", "accelerate.commands.launch",
+             "--config_file", f"ds_configs/accelerate_{name}.yaml", "recipes/ppo.py",
+             "--config", "recipes/configs/smoke.yaml", "--demo.root", str(folder),
+             "--train.max_tokens_per_batch", "60", "--ppo.score_at", "after_eos"]  # fmt: skip
+    run = subprocess.run(
+        words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    text = (folder / "ppo" / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_item21_sharded_weights_take_the_same_steps(tmp_path):
+    pytest.importorskip("deepspeed", reason="extra 'deepspeed'")
+    if shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles an extension on the CPU: install g++")
+    plain, sharded = launched(tmp_path / "ddp", "cpu2"), launched(tmp_path / "zero3", "zero3")
+    for name in ("loss", "grad_norm", "policy_loss", "value_loss", "score/mean", "eval_kl/sum"):
+        one, other = ([row[name] for row in rows if name in row] for rows in (plain, sharded))
+        assert one
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-4), name
