@@ -96,9 +96,12 @@ def set_environment(config: Config) -> None:
 
 def _execute(config: Config, argv: list[str]) -> int:
     from align.prerequisites import prepare, say
+    from align.train.resume import find_checkpoint
 
     run_dir = Path(config.train.output_dir)
     prepare(config)
+    if config.method != "tokenizer":
+        find_checkpoint(config)  # a refusal comes before anything is written
     writes = launch_env.rank() == 0
     manifest: dict[str, Any] = {}
     if writes:

@@ -20,12 +20,13 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from align.distributed import barrier, sum_over_ranks
+from align.distributed import barrier, max_over_ranks, sum_over_ranks
 from align.groups import GroupBatch, TokenGroup
 from align.layouts import tolerance
-from align.train.batches import GroupDataset, StepBatches, eval_parts, pieces, train_loader
+from align.train.batches import FILLER, GroupDataset, StepBatches, eval_parts, pieces, train_loader
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
+from align.train.resume import COMPLETE, restore, step_of, write_state
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -75,6 +76,7 @@ class AlignTrainer(Trainer):
             processing_class=None,
             callbacks=[*callbacks, GuardCallback(self)],
         )
+        self.guard.can_skip = not self.is_deepspeed_enabled  # it steps inside its backward pass
 
     # What a method defines
 
@@ -135,14 +137,14 @@ class AlignTrainer(Trainer):
     ) -> Tensor:
         """Forward and backward of one micro-batch, piece by piece; return its share of the loss."""
         model.train()
-        if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
-            self.optimizer.train()
-        sharded = self.is_deepspeed_enabled
+        optimizer: Any = self.optimizer
+        if hasattr(optimizer, "train") and callable(optimizer.train):
+            optimizer.train()
         total = torch.zeros((), device=self.args.device)
         batches = self._evened(inputs["batches"])
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
-            alone = last or sharded
+            alone = last or self.is_deepspeed_enabled
             with nullcontext() if alone else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = self.compute_loss(
@@ -151,20 +153,32 @@ class AlignTrainer(Trainer):
                 total = total + loss.detach()
                 if last and self.accelerator.sync_gradients:
                     self._look(total + self._step_loss)
-                # DeepSpeed would divide by the accumulation steps; the loss has its divisor.
-                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if sharded else {}))
+                self._backward(loss, last)
         self._step_loss += total
         return total
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Backward of one piece of a micro-batch; last: whether no other follows."""
+        if not self.is_deepspeed_enabled:
+            self.accelerator.backward(loss)
+            return
+        # DeepSpeed's takes the optimiser step as well, and that only once a step. It would also
+        # divide by the accumulation steps: the loss has its divisor.
+        engine: Any = self.accelerator.deepspeed_engine_wrapped
+        engine.backward(
+            loss, sync_gradients=last and self.accelerator.sync_gradients, scale_wrt_gas=False
+        )
 
     def _evened(self, batches: list[GroupBatch]) -> list[GroupBatch]:
         """Under ZeRO every rank must make equally many passes: the shorter list gets fillers."""
         if not self.is_deepspeed_enabled or self.settings.train.max_tokens_per_batch is None:
             return batches
-        from align.distributed import max_over_ranks
-
         most = int(max_over_ranks(len(batches)))
-        empty = self.policy.collate([GroupDataset(self.train_groups)[-1]])
-        return batches + [empty] * (most - len(batches))
+        return batches + [self.policy.collate([self.filler()])] * (most - len(batches))
+
+    def filler(self) -> TokenGroup:
+        """A group without loss that looks like the others."""
+        return GroupDataset(self.train_groups)[FILLER]
 
     def _look(self, loss: Tensor) -> None:
         """Give the guard this step's loss, the mean over ranks (each holds world · its share)."""
@@ -237,7 +251,8 @@ class AlignTrainer(Trainer):
     def measure_groups(self, groups: Sequence[TokenGroup]) -> dict[str, float]:
         """The same for any groups; each counts once, on whatever rank."""
         dataset = GroupDataset(groups)
-        args, model = self.args, self.model_wrapped
+        args = self.args
+        model: Any = self.model_wrapped
         parts = eval_parts(
             len(groups), args.per_device_eval_batch_size,
             rank=args.process_index, world=args.world_size,
@@ -265,6 +280,12 @@ class AlignTrainer(Trainer):
                 logs["skipped_steps"] = self.guard.skipped
         super().log(logs, start_time)
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer; guard and early stopping go on as they were at the checkpoint."""
+        if resume_from_checkpoint:
+            restore(self, Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def trained_state(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Whole trained weights by name, on the CPU of rank 0; every rank must call.
 
@@ -272,15 +293,15 @@ class AlignTrainer(Trainer):
         """
         module = self.policy.module
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            state = self.accelerator.get_state_dict(self.model_wrapped)
+            whole: Any = self.accelerator.get_state_dict(self.model_wrapped)
         else:
-            state = dict(module.named_parameters())
+            whole = dict(module.named_parameters())
         if not self.is_world_process_zero():
             return {}
         trained = {n for n, p in module.named_parameters() if p.requires_grad}
         return {
-            name: state[name].detach().cpu().contiguous()
-            for name in sorted(trained & state.keys())
+            name: whole[name].detach().cpu().contiguous()
+            for name in sorted(trained & whole.keys())
             if names is None or name.startswith(tuple(names))
         }
 
@@ -288,13 +309,16 @@ class AlignTrainer(Trainer):
         """Write a checkpoint's weights: what training changes, under the module's own names."""
         from safetensors.torch import save_file
 
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / COMPLETE).unlink(missing_ok=True)  # it is written again, when all is there
+            write_state(self, folder)
         if self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        folder = Path(output_dir or self.args.output_dir)
         state = self.trained_state()
         if self.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / ".model.safetensors"
             save_file(state, temporary, metadata={"format": "pt"})
             temporary.replace(folder / "model.safetensors")
@@ -304,7 +328,7 @@ class AlignTrainer(Trainer):
         if self.args.save_strategy == SaveStrategy.NO:
             return None
         found = sorted(
-            Path(self.args.output_dir).glob("checkpoint-*/complete.json"),
-            key=lambda p: int(p.parent.name.rsplit("-", 1)[1]),
+            Path(str(self.args.output_dir)).glob(f"checkpoint-*/{COMPLETE}"),
+            key=lambda file: step_of(file.parent),
         )
         return str(found[-1].parent) if found else None

@@ -14,10 +14,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from align.distributed import any_rank
+from align.distributed import any_rank, barrier
 from align.files import write_atomic
+from align.train.resume import COMPLETE
 
-COMPLETE = "complete.json"
 # What people watch, in this order; the rest is in metrics.jsonl.
 _WATCHED = (
     "loss", "score/mean", "kl/sum", "rewards/accuracies", "rewards/margins", "accuracy",
@@ -150,10 +150,10 @@ class StopOnSignal(TrainerCallback):
         self.received = signal.Signals(number).name
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Save and stop if any rank was told to."""
+        """Save and stop if any rank was told to; the figures since the last log line are kept."""
         if any_rank(self.received is not None):
             self.stopped = True
-            control.should_save = control.should_training_stop = True
+            control.should_log = control.should_save = control.should_training_stop = True
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -166,18 +166,25 @@ class StopOnSignal(TrainerCallback):
 class CheckpointMarker(TrainerCallback):
     """Marks a checkpoint as complete after everything in it is written.
 
-    settings: what decides the course of training; `align.train.resume` compares it.
+    settings, batch: what decides the course of training, and the examples of a step;
+    `align.train.resume` compares them.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, settings: Mapping[str, Any], batch: int) -> None:
+        self.settings, self.batch = settings, batch
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the marker, last."""
+        """Write the marker, last: after the files of all ranks."""
+        barrier()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            marker = {"step": state.global_step, "world_size": args.world_size}
-            text = json.dumps(marker | {"settings": self.settings}, ensure_ascii=False, default=str)
+            marker = {
+                "step": state.global_step,
+                "world_size": args.world_size,
+                "batch": self.batch,
+                "settings": self.settings,
+            }
+            text = json.dumps(marker, ensure_ascii=False, default=str)
             if folder.is_dir():
                 write_atomic(folder / COMPLETE, text + "\n")
                 _sync(folder)

@@ -24,12 +24,13 @@ class TrainingDiverged(RuntimeError):
 class Guard:
     """Watches the loss of every optimiser step.
 
-    go_on: leave out bad steps (skipped counts them) instead of stopping. factor: a loss above
-    factor × the median of the last 50 steps, and more than 1 nat above it, is a spike.
+    go_on: leave out bad steps (skipped counts them) instead of stopping; without can_skip, which
+    DeepSpeed takes away, it stops all the same. factor: a loss above factor × the median of the
+    last 50 steps, and more than 1 nat above it, is a spike.
     """
 
     def __init__(self, go_on: bool, factor: float) -> None:
-        self.go_on, self.factor = go_on, factor
+        self.go_on, self.factor, self.can_skip = go_on, factor, True
         self.recent: deque[float] = deque(maxlen=_WINDOW)
         self.skipped, self.skip_next = 0, False
 
@@ -48,15 +49,24 @@ class Guard:
 
     def bad(self, what: str, step: int, checkpoint: str | None) -> None:
         """Mark the step to be left out, or raise TrainingDiverged."""
-        if self.go_on:
+        if self.go_on and self.can_skip:
             self.skip_next = True
             return
         kept = f"The last good checkpoint is {checkpoint}" if checkpoint else "No checkpoint yet"
+        more = "; or set train.loss_spike.action: continue to leave such steps out"
         raise TrainingDiverged(
             f"step {step}: {what}. {kept}. Lower train.learning_rate, lengthen train.warmup_steps, "
-            "look at the data of this step; or set train.loss_spike.action: continue to leave such "
-            "steps out."
+            f"look at the data of this step{more if self.can_skip else ''}."
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: a resumed run judges by the same losses."""
+        return {"recent": list(self.recent), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        self.recent = deque(state["recent"], maxlen=_WINDOW)
+        self.skipped = state["skipped"]
 
 
 class GuardCallback(TrainerCallback):
@@ -66,16 +76,22 @@ class GuardCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the gradient between backward and step (DeepSpeed has stepped by then)."""
+        """Look at the gradient before the step, or before a checkpoint where DeepSpeed stepped."""
         trainer = self.trainer
         guard: Guard = trainer.guard
-        if not trainer.is_deepspeed_enabled:
-            parameters = [p for p in trainer.model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-            if any_rank(not bool(torch.isfinite(norm))):
-                what = "the gradient is not finite"
-                guard.bad(what, state.global_step + 1, trainer._last_checkpoint())
+        if any_rank(not math.isfinite(self._norm())):
+            what = "the gradient is not finite"
+            guard.bad(what, state.global_step + 1, trainer._last_checkpoint())
         if guard.skip_next:
             guard.skip_next = False
             guard.skipped += 1
             trainer.model.zero_grad(set_to_none=True)
+
+    def _norm(self) -> float:
+        """Norm of the gradient of this step."""
+        trainer = self.trainer
+        if trainer.is_deepspeed_enabled:
+            norm = trainer.model_wrapped.get_global_grad_norm()
+            return 0.0 if norm is None else float(norm)
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))

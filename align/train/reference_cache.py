@@ -33,7 +33,7 @@ def cache_reference(trainer: AlignTrainer, splits: Sequence[Sequence[TokenGroup]
             "Use 'frozen' (it is sharded too), or fill the cache in a run without ZeRO-3",
         )  # fmt: skip
     groups = [group for part in splits for group in part]
-    root = Path(trainer.args.output_dir).resolve().parent
+    root = Path(str(trainer.args.output_dir)).resolve().parent
     file = root / ".cache" / f"reference-{key(trainer.policy, groups)}.pt"
     if not file.is_file():
         values = _compute(trainer, groups)
@@ -73,7 +73,7 @@ def _compute(trainer: AlignTrainer, groups: Sequence[TokenGroup]) -> torch.Tenso
     """(all candidates,) summed log-probs under the starting weights, each group on one rank."""
     args, module, policy = trainer.args, trainer.policy.module, trainer.policy
     dataset = GroupDataset(groups)
-    module.eval()
+    module.to(args.device).eval()  # with DeepSpeed the Trainer does not put it there before training
     mine: dict[int, list[float]] = {}
     parts = eval_parts(
         len(groups), args.per_device_eval_batch_size,

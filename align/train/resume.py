@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align import launch_env
 from align.config_errors import UserError
-from align.train.callbacks import COMPLETE
+from align.files import write_atomic
 
+# No torch here: run() asks before anything is loaded or written.
 if TYPE_CHECKING:
     from align.config import Config
+    from align.train.base import AlignTrainer
 
-# May differ between the two parts of a run: they decide how long it is and how it is watched.
+COMPLETE = "complete.json"  # written last: what lacks it was being written when the run died
+STATE = "align_state.json"
+# May differ between the two parts of a run: how long it is, how it is watched, and how a step's
+# examples are cut up, which does not change the gradient. Their number a step is compared apart.
 _FREE = {
     "output_dir", "resume", "max_steps", "num_train_epochs", "report_to", "run_name",
     "disable_tqdm", "save_total_limit", "log_level", "project", "loss_spike",
-    "early_stopping_patience",
+    "early_stopping_patience", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "per_device_eval_batch_size", "max_tokens_per_batch", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "load_best_model_at_end", "metric_for_best_model",
+    "greater_is_better", "ddp_backend", "use_cpu",
 }  # fmt: skip
 _FREE_PREFIXES = ("logging_", "eval_", "save_", "dataloader_")
 
@@ -30,12 +41,12 @@ def settings_of(config: Config) -> dict[str, Any]:
     if config.method == "ppo":
         sections += ["rollout", "rewards"]
     chosen: dict[str, Any] = {name: tree[name] for name in sections if name in tree}
-    chosen["train"] = {
-        name: value
-        for name, value in tree["train"].items()
-        if name not in _FREE and not name.startswith(_FREE_PREFIXES)
-    }
+    chosen["train"] = {name: value for name, value in tree["train"].items() if not _free(name)}
     return dict(_flat(chosen, ""))
+
+
+def _free(name: str) -> bool:
+    return name in _FREE or name.startswith(_FREE_PREFIXES)
 
 
 def _flat(node: Any, name: str) -> list[tuple[str, Any]]:
@@ -46,11 +57,21 @@ def _flat(node: Any, name: str) -> list[tuple[str, Any]]:
     return [(name, node)]
 
 
+def _defaults(config: Config) -> dict[str, Any]:
+    """What a key means that one of the two configurations does not name."""
+    from transformers import TrainingArguments
+
+    given = {f"train.{f.name}": f.default for f in dataclasses.fields(TrainingArguments)}
+    given |= settings_of(type(config)(config.method))
+    return {name: json.loads(json.dumps(x, default=str)) for name, x in given.items()}
+
+
 def find_checkpoint(config: Config) -> str | None:
     """Path of the checkpoint that train.resume means, or None to start anew.
 
     auto: the newest complete one in the run directory, which must have been made with the same
-    settings (UserError says which differ). A path given by the user is taken at their word.
+    settings and as many examples a step (UserError says which differ). A path given by the user is
+    taken at their word.
     """
     asked = config.train.resume
     if asked == "never":
@@ -64,15 +85,80 @@ def find_checkpoint(config: Config) -> str | None:
     complete = [p.parent for p in Path(config.train.output_dir).glob(f"checkpoint-*/{COMPLETE}")]
     if not complete:
         return None
-    newest = max(complete, key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
+    newest = max(complete, key=step_of)
     marker = json.loads((newest / COMPLETE).read_text(encoding="utf-8"))
-    then, now = marker["settings"], settings_of(config)
-    now = json.loads(json.dumps(now, default=str))
-    changed = [n for n in now if n in then and now[n] != then[n]]
-    if changed:
-        n = changed[0]
-        more = f" and {len(changed) - 1} more" if changed[1:] else ""
-        reason = f"would go on from {newest}, made with {n}={then[n]!r}, not {now[n]!r}{more}"
-        fix = "Use --train.resume never to start anew, or another train.output_dir"
-        raise UserError("train.resume", "auto", reason, fix)
+    _same_settings(config, newest, marker["settings"])
+    if config.method != "ppo":  # whose rollout, compared above, decides
+        _same_batch(newest, marker["batch"], batch_of(config))
     return str(newest)
+
+
+def batch_of(config: Config) -> int:
+    """Examples of one optimiser step, over micro-batches and ranks."""
+    given = config.train.args
+    micro, parts = given.get("per_device_train_batch_size", 8), "gradient_accumulation_steps"
+    return micro * given.get(parts, 1) * launch_env.asked_world()
+
+
+def _same_settings(config: Config, folder: Path, then: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(settings_of(config), default=str))
+    names = [n for n in {**now, **then} if not _free(n.removeprefix("train."))]
+    default = {} if now.keys() == then.keys() else _defaults(config)
+    pairs = {n: tuple(tree.get(n, default.get(n)) for tree in (then, now)) for n in names}
+    changed = [n for n, (before, after) in pairs.items() if before != after]
+    if not changed:
+        return
+    before, after = pairs[changed[0]]
+    more = f" and {len(changed) - 1} more" if changed[1:] else ""
+    reason = f"would go on from {folder}, made with {changed[0]}={before!r}, not {after!r}{more}"
+    fix = "Use --train.resume never to start anew, or another train.output_dir"
+    raise UserError("train.resume", "auto", reason, fix)
+
+
+def _same_batch(folder: Path, then: int, now: int) -> None:
+    if then == now:
+        return
+    reason = (
+        f"would go on from {folder}, made with {then} examples a step, not {now} "
+        "(train.per_device_train_batch_size × train.gradient_accumulation_steps × processes)"
+    )
+    fix = f"Make that product {then} again, or use --train.resume never to start anew"
+    raise UserError("train.resume", "auto", reason, fix)
+
+
+def step_of(folder: Path) -> int:
+    """N of checkpoint-N; -1 for another name."""
+    tail = folder.name.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else -1
+
+
+def drop_incomplete(config: Config) -> None:
+    """Remove checkpoints that a killed run was writing: rotation would count them as the newest."""
+    from align.distributed import barrier, rank
+
+    if rank() == 0 and config.train.resume == "auto":
+        for folder in Path(config.train.output_dir).glob("checkpoint-*"):
+            if folder.is_dir() and step_of(folder) >= 0 and not (folder / COMPLETE).exists():
+                print(f"[align] {folder} was not finished: removed", flush=True)
+                shutil.rmtree(folder)
+    barrier()
+
+
+def write_state(trainer: AlignTrainer, folder: Path) -> None:
+    """Write what the Trainer does not keep: the losses that the guard judges by."""
+    write_atomic(folder / STATE, json.dumps({"guard": trainer.guard.state_dict()}) + "\n")
+
+
+def restore(trainer: AlignTrainer, folder: Path) -> None:
+    """Give guard and early stopping back what they knew at the checkpoint."""
+    from transformers import EarlyStoppingCallback
+
+    if (folder / STATE).is_file():
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        trainer.guard.load_state_dict(state["guard"])
+    saved = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    waited = saved.get("stateful_callbacks", {}).get(EarlyStoppingCallback.__name__)
+    for callback in trainer.callback_handler.callbacks:
+        if waited and isinstance(callback, EarlyStoppingCallback):
+            name = "early_stopping_patience_counter"
+            setattr(callback, name, waited["attributes"][name])

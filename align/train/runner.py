@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ from transformers import (
     set_seed,
 )
 
-from align.config_errors import StopRequested
+from align.config_errors import StopRequested, UserError
 from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
-from align.launch_env import check_world
+from align.launch_env import check_world, under_deepspeed
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
-from align.train.resume import find_checkpoint, settings_of
+from align.train.resume import batch_of, drop_incomplete, find_checkpoint, settings_of
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -56,6 +57,12 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
         given["report_to"] = []
     given.update(overrides)
     quiet()
+    deepspeed = under_deepspeed() or given.get("deepspeed")
+    if deepspeed and config.train.loss_spike.action == "continue":
+        raise UserError(
+            "train.loss_spike.action", "continue", "cannot be used with DeepSpeed, which takes the "
+            "step inside its backward pass", "Use stop",
+        )  # fmt: skip
     args = TrainingArguments(**given)
     check_world(args.world_size)
     set_seed(args.seed)
@@ -66,6 +73,8 @@ def quiet() -> None:
     """Keep the libraries' bars and notices for files off the screen; warnings of ours stay."""
     from transformers.utils import logging
 
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates, thousands of times.
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -77,7 +86,7 @@ def callbacks(config: Config, name: str | None = None) -> list[Any]:
         MetricsWriter(run_dir),
         Progress(name or config.method),
         StopOnSignal(),
-        CheckpointMarker(settings_of(config)),
+        CheckpointMarker(settings_of(config), batch_of(config)),
     ]
     if config.train.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(config.train.early_stopping_patience))
@@ -112,17 +121,15 @@ def run_training(
     """
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
+    drop_incomplete(config)
     trainer.train(resume_from_checkpoint=find_checkpoint(config))
     stop = next(c for c in trainer.callback_handler.callbacks if isinstance(c, StopOnSignal))
     if stop.stopped:
         where = f"{config.train.output_dir}/checkpoint-{trainer.state.global_step}"
         raise StopRequested(f"{stop.received or 'another rank was signalled'}; saved {where}")
     metrics = last_figures(trainer)
-    if trainer.held_out and not any(
-        row.get("step") == trainer.state.global_step and "eval_runtime" in row
-        for row in trainer.state.log_history
-    ):
-        metrics |= trainer.evaluate()
+    if len(trainer.held_out):
+        metrics |= final_evaluation(trainer) or trainer.evaluate()
     final = Path(config.train.output_dir) / "final"
     if save is not None:
         save(final)
@@ -132,6 +139,17 @@ def run_training(
             trainer.policy.save(final, state)
     barrier()
     return headline(metrics) if headline else metrics
+
+
+def final_evaluation(trainer: AlignTrainer) -> dict[str, float]:
+    """Figures of the evaluation that the weights of `final/` had; {} where there was none.
+
+    They are the last step's, or with load_best_model_at_end the best checkpoint's.
+    """
+    state, best = trainer.state, trainer.args.load_best_model_at_end
+    step = state.best_global_step if best and state.best_model_checkpoint else state.global_step
+    rows = [r for r in state.log_history if r.get("step") == step and "eval_runtime" in r]
+    return {k: v for k, v in rows[-1].items() if k not in ("step", "epoch")} if rows else {}
 
 
 def last_figures(trainer: AlignTrainer) -> dict[str, float]:
