@@ -20,7 +20,7 @@ STEPS = 5
 # What both sides read. Adam's first steps divide a gradient by its own size, so the rate is small
 # enough for rounding not to grow, and large enough for the policy to leave its reference.
 TRAINING: dict[str, Any] = {
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-4,
     "lr_scheduler_type": "constant",
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
