@@ -54,11 +54,13 @@ class Policy:
         """
         path = loading.starting_path(config)
         tokenizer = loading.load_tokenizer(path, config)
-        lm = loading.load_body(path, config, heads=config.reward.heads if role == "reward" else 0)
+        heads = config.reward.heads if role == "reward" else 0
+        trained = loading.trained_heads(path, wanted=heads)
+        lm = loading.load_body(path, config, heads=heads)
         loading.check_vocabulary(lm, tokenizer, path)
         seed = config.train.args.get("seed", 42)
         if role == "reward":
-            if not loading.trained_heads(path, config.reward.heads):
+            if not trained:
                 with gathered(list(find_head(lm)[1].parameters()), modify=True):
                     init_head(lm, seed)
             lm.config.pad_token_id = tokenizer.pad_token_id

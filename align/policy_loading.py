@@ -126,17 +126,20 @@ def _refuse_missing(missing: Collection[str], model: Any, path: str, heads: int)
         raise UserError("policy.path", path, reason, "Check that the folder is complete")
 
 
-def trained_heads(path: str, wanted: int | None = None) -> int:
+def trained_heads(path: str, wanted: int = 0) -> int:
     """Score heads of a saved sequence classifier; 0 for any other model.
 
-    wanted: how many there must be, where there are any.
+    wanted: how many there must be, where there are any; 0 takes every number.
     """
     from transformers import AutoConfig
 
-    shape = AutoConfig.from_pretrained(path)
+    try:
+        shape = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError):
+        return 0  # loading says what is wrong
     if not any("SequenceClassification" in a for a in shape.architectures or []):
         return 0
-    if wanted not in (None, shape.num_labels):
+    if wanted not in (0, shape.num_labels):
         reason = f"does not fit {path}, a reward model with {shape.num_labels}"
         raise UserError("reward.heads", wanted, reason, f"Use {shape.num_labels}")
     return shape.num_labels
