@@ -19,13 +19,13 @@ import torch
 
 from align import losses
 from align.config_errors import UserError
-from align.distributed import rank, sum_over_ranks, without_zero3
+from align.distributed import rank, sum_over_ranks, without_zero3, zero3
 from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.rewards import make_reward
 from align.train import examples
 from align.train.base import AlignTrainer, Objective
-from align.train.batches import pieces
+from align.train.batches import FILLER, GroupDataset, pieces
 from align.train.ppo_evaluation import evaluate_prompts
 from align.train.ppo_prompts import load_prompt_items
 from align.train.ppo_state import Clock, Ema, Position, StepEnd, dropout_off
@@ -152,7 +152,8 @@ class PpoTrainer(AlignTrainer):
         self.position.approx_kl += torch.stack(
             [stats["approx_kl"].sum(), stats["approx_kl"].new_tensor(count)]
         ).cpu().double()  # fmt: skip
-        self.meter.largest("ratio/max", float(stats.pop("ratio").max()))
+        ratio = stats.pop("ratio")
+        self.meter.largest("ratio/max", float(ratio.max()) if ratio.numel() else 0.0)
         figures: dict[str, Any] = {n: (x.sum(), count) for n, x in (stats | value_stats).items()}
         figures |= {
             "policy_loss": (policy_loss.detach().sum(), count),
@@ -167,6 +168,11 @@ class PpoTrainer(AlignTrainer):
         warm = self.position.update_of_step < ppo.critic_warmup_updates
         total = policy_sum * (0.0 if warm else 1.0) + ppo.vf_coef * value_sum
         return Objective(total, figures)
+
+    def filler(self) -> TokenGroup:
+        """A group without loss that looks like those of the rollout."""
+        assert self.rollout is not None
+        return GroupDataset(self.rollout.groups)[FILLER]
 
     def items(self, groups: Sequence[TokenGroup]) -> float:
         """Completion tokens."""
@@ -221,7 +227,7 @@ class PpoTrainer(AlignTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights, and this rank's state of PPO."""
         super().save_model(output_dir, _internal_call)
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         state = {
             "collector": self.collector.state_dict(),
             "position": self.position.state_dict(),
@@ -328,5 +334,6 @@ def batch_arguments(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Refuse what only training finds out (UserError); other rules are in align.config_checks."""
-    if config.ppo.ema_decay and config.train.args.get("deepspeed"):
-        raise UserError("ppo.ema_decay", config.ppo.ema_decay, "needs whole weights", "Use null")
+    if config.ppo.ema_decay and zero3():
+        reason = "needs whole weights, and ZeRO-3 shards them"
+        raise UserError("ppo.ema_decay", config.ppo.ema_decay, reason, "Use null, or ZeRO-2")

@@ -57,7 +57,7 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
             })  # fmt: skip
     everything = [row for ranked in gather_objects(rows) for row in ranked]
     if rank() == 0:
-        _append(Path(args.output_dir) / "samples.jsonl", everything, trainer.state.global_step)
+        _append(Path(str(args.output_dir)) / "samples.jsonl", everything, trainer.state.global_step)
     barrier()
     scores = torch.tensor([row["score"] for row in everything], dtype=torch.float64)
     count = len(everything)

@@ -73,7 +73,8 @@ def _compute(trainer: AlignTrainer, groups: Sequence[TokenGroup]) -> torch.Tenso
     """(all candidates,) summed log-probs under the starting weights, each group on one rank."""
     args, module, policy = trainer.args, trainer.policy.module, trainer.policy
     dataset = GroupDataset(groups)
-    module.to(args.device).eval()  # with DeepSpeed the Trainer does not put it there before training
+    # With DeepSpeed the Trainer does not put it there before training.
+    module.to(args.device).eval()
     mine: dict[int, list[float]] = {}
     parts = eval_parts(
         len(groups), args.per_device_eval_batch_size,

@@ -23,7 +23,13 @@ from align.policy import Policy
 from align.train import examples
 from align.train.base import AlignTrainer, Objective
 from align.train.batches import GroupDataset, eval_parts
-from align.train.runner import callbacks, run_training, training_arguments, write_counts
+from align.train.runner import (
+    callbacks,
+    final_evaluation,
+    run_training,
+    training_arguments,
+    write_counts,
+)
 from reward_models.contract import make_contract, write_contract
 
 if TYPE_CHECKING:
@@ -83,9 +89,7 @@ def train(config: Config) -> dict[str, float]:
     def save(final: Path) -> None:
         scores = reference_scores(trainer, held_out or train_groups)
         state = trainer.trained_state()
-        accuracy = [
-            row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row
-        ]
+        accuracy = final_evaluation(trainer).get("eval_accuracy")
         if rank() == 0:
             policy.save(final, state)
             write_contract(
@@ -98,7 +102,7 @@ def train(config: Config) -> dict[str, float]:
                     heads=config.reward.heads,
                     scores=scores,
                     data_fingerprint=fingerprint(str(config.data.preferences)),
-                    held_out_accuracy=accuracy[-1] if accuracy else None,
+                    held_out_accuracy=accuracy,
                     base_fingerprint=policy.fingerprint,
                 ),
             )
@@ -115,7 +119,8 @@ def reference_scores(trainer: RewardTrainer, groups: Sequence[TokenGroup]) -> li
             break
         chosen.append(group)
         candidates += len(group.completions)
-    args, model, dataset = trainer.args, trainer.model_wrapped, GroupDataset(chosen)
+    args, dataset = trainer.args, GroupDataset(chosen)
+    model: Any = trainer.model_wrapped
     model.eval()
     mine: list[float] = []
     with torch.no_grad():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from align import advantages as adv
-from align.distributed import sum_over_ranks, whole_module
+from align.distributed import max_over_ranks, sum_over_ranks, whole_module, zero3
 from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
@@ -146,19 +146,25 @@ class Collector:
 
         The wrapped model reads them in the micro-batches that training uses, without gradient.
         """
-        trainer, model = self.trainer, self.trainer.model_wrapped
+        trainer = self.trainer
+        model: Any = trainer.model_wrapped
         want = ["logps", "ref_logps", "entropy", "values"]
         want += ["end_values"] if self.ppo.score_at == "after_eos" else []
         parts: list[dict[str, Tensor]] = []
+        batches = list(chunks(groups, trainer.args.per_device_train_batch_size))
+        # Under ZeRO-3 every rank must make equally many passes: the surplus is thrown away.
+        passes = int(max_over_ranks(len(batches))) if zero3() else len(batches)
         was_training = model.training
         model.eval()
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            for chunk in chunks(groups, trainer.args.per_device_train_batch_size):
+            for i in range(passes):
+                chunk = batches[min(i, len(batches) - 1)]
                 batch = trainer.policy.collate(chunk).to(trainer.args.device)
                 out = model(batch, want=want, temperature=self.rollout.temperature)
                 parts.append({name: x.float().cpu() for name, x in out.items()})
         model.train(was_training)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        kept = parts[: len(batches)]
+        return {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
 
     def _finish(
         self,
