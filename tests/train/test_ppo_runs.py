@@ -55,7 +55,9 @@ def test_the_smoke_run_logs_every_promised_name(smoke):
         "eval_runtime",
     }  # fmt: skip
     documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in documented for name in NAMES)
+    for name in found - {"step", "total_flos", "train_runtime", "train_loss"}:
+        if not name.endswith(("_per_second", "_runtime")):
+            assert f"`{name.removeprefix('eval_')}`" in documented, name
 
 
 def test_figures_of_the_smoke_run_make_sense(smoke):
