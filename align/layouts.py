@@ -7,6 +7,7 @@ that share a row must get the log-probs that they get alone.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from align.distributed import zero3
 from align.groups import TokenGroup, collate
-from align.policy_module import base_model
+from align.policy_module import PolicyModule, base_model
 
 if TYPE_CHECKING:
+    from align.config import Config
     from align.policy import Policy
 
 # float32 noise of another summation order is about 1e-5; a leak between candidates 1e-2 and more.
 _TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6}
 _COARSE = 0.15  # bfloat16 and quantised weights
+_TF32 = 0.05  # an accelerator may multiply float32 with ten bits of mantissa
 
 
 def probe(vocabulary: int) -> TokenGroup:
@@ -41,9 +44,9 @@ def check_layout(policy: Policy) -> str | None:
     them, and where rows must be shared but cannot. Under ZeRO-3 nothing can be run before training
     starts: the check is left to the user (docs/layouts.md).
     """
-    if zero3():
-        return None
     module, config = policy.module, policy.config
+    if zero3() or not _runs(module, config):
+        return None
     packs = config.method == "sft" and config.sft.packing
     group = probe(min(module.config.get_text_config().vocab_size, 1000))
     was_training = module.training
@@ -65,6 +68,22 @@ def check_layout(policy: Policy) -> str | None:
     return found + ": plain rows are used"
 
 
+def _runs(module: PolicyModule, config: Config) -> bool:
+    """Put the model where it will be trained; False where its kernel does not run there yet.
+
+    Flash attention knows no CPU, and a large model takes minutes on one. FSDP shards before it
+    moves: there the model stays where it is.
+    """
+    args = config.train.args
+    sharded = args.get("fsdp") or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if torch.accelerator.is_available() and not (sharded or args.get("use_cpu")):
+        device = torch.accelerator.current_accelerator()
+        if device is not None and module.device.type != device.type:
+            module.to(device)
+    kernel = module.config._attn_implementation
+    return module.device.type != "cpu" or kernel in ("sdpa", "eager")
+
+
 def _sharing_fails(policy: Policy, group: TokenGroup, plain: Tensor) -> str | None:
     """What goes wrong when the candidates share a row, or None."""
     try:
@@ -81,7 +100,12 @@ def _sharing_fails(policy: Policy, group: TokenGroup, plain: Tensor) -> str | No
 
 def tolerance(module: Any) -> float:
     """Largest difference that rounding explains, nats."""
+    # Norms and embeddings of a k-bit model are float32: its parameters do not tell.
+    if getattr(base_model(module.lm), "is_quantized", False):
+        return _COARSE
     dtype = next(p.dtype for p in module.lm.parameters() if p.is_floating_point())
+    if dtype == torch.float32 and module.device.type != "cpu":
+        return _TF32
     return _TOLERANCE.get(dtype, _COARSE)
 
 
