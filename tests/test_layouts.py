@@ -325,6 +325,16 @@ def test_logits_that_are_not_the_heads_output_are_refused():
         check_layout(policy_of(decoder, "plain"))
 
 
+def test_a_kernel_without_masks_takes_plain_rows_and_is_not_run_on_a_cpu():
+    # Like flash attention, flex attention is for accelerators.
+    policy = policy_of(build("llama", {}, "flex_attention"))
+    assert policy.layout == "plain"
+    policy.module.lm.model.forward = None  # would fail
+    assert check_layout(policy) is None
+    with pytest.raises(UserError, match="flex_attention takes no mask of its own"):
+        policy_of(build("llama", {}, "flex_attention"), "grouped")
+
+
 def test_weights_that_are_not_numbers_are_refused():
     model = llama(LlamaForCausalLM)
     nn.init.constant_(model.model.norm.weight, float("nan"))

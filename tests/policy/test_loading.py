@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_policies as tiny
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from align.config_errors import UserError
@@ -113,12 +114,20 @@ def test_without_bitsandbytes_quantising_names_the_install_line(base, tmp_path):
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_a_quantised_base_under_adapters(base, tmp_path, bits):
+def test_a_quantised_base_under_adapters(tmp_path, bits):
     pytest.importorskip("bitsandbytes")
-    policy = tiny.load("dpo", base, tmp_path, policy={**LORA, "quantization": bits})
+    path = tiny.save(tmp_path / "m", hidden_size=64, intermediate_size=128)
+    policy = tiny.load("dpo", path, tmp_path, policy={**LORA, "quantization": bits})
+    assert policy.module.config.quantization_config.load_in_4bit is (bits == "4bit")
     logps, reference = tiny.ask(policy, "logps", "ref_logps")
-    assert tiny.close(logps, reference, 1e-4)
+    assert tiny.close(logps, reference, 1e-3)
     assert all("lora_" in name for name in tiny.trained(policy))
+    # What is saved is the adapter on the whole weights.
+    tiny.disturb(policy.module)
+    policy.save(tmp_path / "final", tiny.state(policy))
+    assert "quantization_config" not in json.loads((tmp_path / "final/config.json").read_text())
+    whole = PeftModel.from_pretrained(tiny.causal(path), str(tmp_path / "final/adapter")).eval()
+    assert tiny.close(tiny.own_logps(tiny.causal(tmp_path / "final")), tiny.own_logps(whole), 3e-5)
 
 
 # A model from nothing
