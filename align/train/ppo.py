@@ -79,7 +79,6 @@ class PpoTrainer(AlignTrainer):
             place = self.position
             if self.rollout is None or self.rollout.update != place.update:
                 self.rollout = self.collector.collect(place.update)
-            self.train_groups = self.rollout.groups  # fillers take their shape from these
             seed = self.collector.seed + 1_000_003 * place.update + 101 * place.epoch
             # The same order of groups on every rank: one data seed for all.
             taken = minibatch(self.rollout, place.minibatch, ppo.num_minibatches, seed)
