@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,21 @@ def test_item07_the_first_minibatch_has_ratio_one(tmp_path, sections):
     assert first["clip_frac"] == first["clip_frac_low"] == first["clip_frac_high"] == 0
     # And before any step the policy is the reference.
     assert first["kl/sum"] == pytest.approx(0, abs=1e-4)
+
+
+def test_item07_the_sampler_casts_as_the_trainer_does(tmp_path, monkeypatch):
+    def gap(cast):
+        made = tiny.build(tmp_path, train={"bf16": True})
+        if not cast:
+            monkeypatch.setattr(made.accelerator, "autocast", nullcontext)
+        made.train()
+        first = made.state.log_history[0]
+        assert first["kl/sum"] == pytest.approx(0, abs=1e-4)
+        assert first["ratio/max"] == pytest.approx(1, abs=1e-4)
+        return first["sampler_gap"]
+
+    # Not 0: with its cache the sampler multiplies matrices of other shapes.
+    assert gap(cast=True) < 0.6 * gap(cast=False)
 
 
 def test_item07_a_reference_of_other_weights_is_refused(tmp_path):
