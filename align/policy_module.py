@@ -199,11 +199,22 @@ class PolicyModule(nn.Module):
     def tie_weights(self) -> None:
         """Tied weights stay tied: loading copies into them. Called by the Trainer's resume."""
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """Recompute activations of the trained models in the backward pass."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Any = None, **more: Any
+    ) -> None:
+        """Recompute activations of the trained models in the backward pass.
+
+        more: every_n_layers and offload, which transformers has from 5.24 on.
+        """
         settings = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         for model in filter(None, (self.lm, self.critic)):
-            base_model(model).gradient_checkpointing_enable(settings)
+            base_model(model).gradient_checkpointing_enable(settings, **more)
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Any = None, **more: Any
+    ) -> None:
+        """The same under the name that transformers calls from 5.24 on."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **more)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
