@@ -26,7 +26,7 @@ from align.layouts import tolerance
 from align.train.batches import FILLER, GroupDataset, StepBatches, eval_parts, pieces, train_loader
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
-from align.train.resume import COMPLETE, restore, step_of, write_state
+from align.train.resume import COMPLETE, is_over, restore, step_of, write_state
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -119,8 +119,12 @@ class AlignTrainer(Trainer):
     ) -> tuple[list, Tensor]:
         """Micro-batches of the next optimiser step, and their number of items over all ranks.
 
-        step_counts: all counts of the step, over all ranks.
+        step_counts: all counts of the step, over all ranks. None for a run that is over, which is
+        resumed to write its results again: the Trainer would take one more step.
         """
+        if is_over(self):
+            self.control.should_training_stop = True
+            return [], torch.ones((), dtype=torch.float64)
         batches = [b for _, b in zip(range(num_batches), epoch_iterator, strict=False)]
         names = sorted(batches[0]["counts"]) if batches else []
         here = [sum(b["counts"][name] for b in batches) for name in names]

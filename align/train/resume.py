@@ -162,3 +162,15 @@ def restore(trainer: AlignTrainer, folder: Path) -> None:
         if waited and isinstance(callback, EarlyStoppingCallback):
             name = "early_stopping_patience_counter"
             setattr(callback, name, waited["attributes"][name])
+
+
+def is_over(trainer: AlignTrainer) -> bool:
+    """Whether a resumed run had come to its end: by its number of steps, or by early stopping."""
+    from transformers import EarlyStoppingCallback
+
+    waited = [
+        callback.early_stopping_patience_counter >= callback.early_stopping_patience
+        for callback in trainer.callback_handler.callbacks
+        if isinstance(callback, EarlyStoppingCallback)
+    ]
+    return trainer.state.global_step >= trainer.state.max_steps or any(waited)
