@@ -201,6 +201,9 @@ def finish(config: Config) -> None:
     """Fill what follows from other keys, then check rules and files."""
     args = config.train.args
     args.setdefault("report_to", "none")
+    for new in ("activation_checkpointing", "activation_checkpointing_kwargs"):
+        if new in args:  # one name inside: the one that all supported versions take
+            args[new.replace("activation", "gradient")] = args.pop(new)
     if args.get("eval_steps") is not None:
         args.setdefault("eval_strategy", "steps")
     if config.train.output_dir == "auto":

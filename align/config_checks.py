@@ -237,6 +237,10 @@ def _ppo_rules(config: Config) -> None:
         raise UserError("rollout.min_new_tokens", rollout.min_new_tokens, reason, "Lower it")
     if ppo.ptx_coef > 0 and config.data.sft is None:
         raise UserError("data.sft", None, "is needed by ppo.ptx_coef > 0", "Give a file")
+    missing = ppo.missing_eos
+    if missing.mode == "subtract" and missing.value < 0:
+        reason = "would reward completions that never end"
+        raise UserError("ppo.missing_eos.value", missing.value, reason, "Use a value of 0 or more")
     if not all(rollout.stop):
         raise UserError("rollout.stop", rollout.stop, "has an empty string", "Remove it")
     if not config.eval.seeds:

@@ -22,7 +22,7 @@ REMOVED = {
     "evaluation_strategy": "Use train.eval_strategy",
     "warmup_ratio": "Use train.warmup_steps; a value below 1 is a share of all steps",
     "no_cuda": "Use train.use_cpu",
-    "group_by_length": "Use train.train_sampling_strategy: group_by_length",
+    "group_by_length": "Remove it: batches are built by align",
     "logging_dir": "Set the environment variable TENSORBOARD_LOGGING_DIR",
     "per_gpu_train_batch_size": "Use train.per_device_train_batch_size",
     "per_gpu_eval_batch_size": "Use train.per_device_eval_batch_size",
@@ -55,6 +55,18 @@ OWNED = {
     "do_predict": "Remove it: use recipes/evaluate_policy.py",
     "local_rank": "Remove it: accelerate launch sets it",
     "include_for_metrics": "Remove it: batches are built by align",
+}
+# Names of the Trainer's own data and loss, which are not used here: (values that change nothing,
+# what to write instead). Taking another value and ignoring it would be worse than refusing it.
+_UNUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "label_smoothing_factor": ((0,), "Use 0; dpo.label_smoothing is the pairs' one"),
+    "train_sampling_strategy": (("random",), "Remove it, or use data.shuffle"),
+    "neftune_noise_alpha": ((None,), "Use null"),
+    "use_liger_kernel": ((False,), "Use false: log-probs are computed in chunks already"),
+    "auto_find_batch_size": ((False,), "Use train.max_tokens_per_batch against lack of memory"),
+    "dataloader_drop_last": ((False,), "Use false: every example counts once an epoch"),
+    "average_tokens_across_devices": ((True,), "Use true: losses are divided by global counts"),
+    "ddp_find_unused_parameters": ((None, False), "Remove it"),
 }
 _SCALARS: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -173,6 +185,9 @@ def check(name: str, value: Any) -> Any:
                 dict.fromkeys("null" if t is type(None) else t.__name__ for t in accepted)
             )
             raise UserError(field, value, f"is a {type(value).__name__}, not {wanted}")
+    same, fix = _UNUSED.get(name, ((value,), ""))
+    if value not in same:
+        raise UserError(field, value, "has no effect in align", fix)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(field, value, "is not a finite number")
     if name in _RANGES and isinstance(value, (int, float)):

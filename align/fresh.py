@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.config_errors import UserError
 from align.files import fingerprint, whole_folder
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def make_fresh(config: Config, folder: Path) -> Path:
         "seed": seed,
         "pretrain": dataclasses.asdict(p) | {"dropout": None},
         "tokenizer": fingerprint(p.tokenizer) if p.tokenizer else None,
-        "texts": None if p.tokenizer else _texts_path(config),
+        "texts": None if p.tokenizer else fingerprint(_texts_path(config)),
         "settings": None if p.tokenizer else dataclasses.asdict(config.tokenizer),
         "chat_template": config.data.chat_template,
         "positions": max(p.block_size, config.data.max_length),
@@ -103,14 +104,24 @@ def fresh_tokenizer(config: Config) -> Any:
 
 def training_texts(config: Config) -> Iterable[str]:
     """Yield data.text's paragraphs; without it, every string in the method's own data file."""
-    from align.data.corpus import iter_texts
     from align.jsonl import read_rows
 
     if config.data.text:
-        yield from iter_texts(config.data.text)
+        yield from paragraphs(config.data.text, "data.text")
         return
     for _, row in read_rows(_texts_path(config)):
         yield from _strings(row)
+
+
+def paragraphs(path: str, field: str) -> Iterable[str]:
+    """Yield the paragraphs of a text file or folder; UserError about `field` on errors."""
+    from align.data.corpus import iter_texts
+    from align.jsonl import RecordError
+
+    try:
+        yield from iter_texts(path)
+    except RecordError as error:
+        raise UserError(field, path, f"cannot be read: {error}", "Correct the file") from error
 
 
 def _texts_path(config: Config) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -38,8 +37,6 @@ TRAINERS = {
 RUN_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "report.html",
              "data_counts.json", "final", "final-ema", "eval", "init", "base",
              "checkpoint-*")  # fmt: skip
-# Starting weights that a run makes itself: from nothing, or an adapter merged into its base.
-_DERIVED = ("init", "base")
 
 
 def run(method: str, argv: Sequence[str] | None = None) -> int:
@@ -107,7 +104,6 @@ def _execute(config: Config, argv: list[str]) -> int:
     if writes:
         if config.train.resume == "never":
             set_aside(run_dir)
-        drop_derived(run_dir, config.policy.path)
         manifest = begin(config, argv, launch_env.asked_world())
         write_atomic(run_dir / "config.yaml", config.to_yaml())
         write_manifest(run_dir, manifest)
@@ -187,19 +183,6 @@ def set_aside(run_dir: Path) -> None:
         for path in run_dir.glob(pattern):
             os.replace(path, old / path.name)
     print(f"[align] the earlier run in {run_dir} is now in {old}", flush=True)
-
-
-def drop_derived(run_dir: Path, start: str | None) -> None:
-    """Remove starting weights that an earlier try made, where no checkpoint builds on them.
-
-    They may come from other settings or another adapter. start: the path given by the user.
-    """
-    if any(run_dir.glob("checkpoint-*")):
-        return
-    for name in _DERIVED:
-        folder = run_dir / name
-        if folder.is_dir() and not (start and Path(start).resolve() == folder.resolve()):
-            shutil.rmtree(folder)
 
 
 def _report(run_dir: Path) -> Path | None:

@@ -16,13 +16,13 @@ def train(config: Config) -> dict[str, float]:
     """Learn the vocabulary on rank 0 and return how well it fits the text."""
     if launch_env.rank() != 0:
         return {}
-    from align.data.corpus import iter_texts
     from align.data.tokenizer import compression, save_tokenizer, train_tokenizer
     from align.files import write_atomic
+    from align.fresh import paragraphs
 
     assert config.data.text is not None  # config_checks asks for it
     settings = config.tokenizer
-    texts = list(iter_texts(config.data.text))
+    texts = list(paragraphs(config.data.text, "data.text"))
     tokenizer = train_tokenizer(
         texts,
         settings.vocab_size,
@@ -33,7 +33,8 @@ def train(config: Config) -> dict[str, float]:
     run_dir = Path(config.train.output_dir)
     save_tokenizer(tokenizer, run_dir / "final")
     heldout = config.data.validation
-    metrics = compression(tokenizer, iter_texts(heldout) if heldout else texts[:2000])
+    held_out = paragraphs(heldout, "data.validation") if heldout else texts[:2000]
+    metrics = compression(tokenizer, held_out)
     metrics["vocab_size"] = float(len(tokenizer))
     write_atomic(run_dir / "metrics.jsonl", json.dumps({"step": 1, **metrics}) + "\n")
     counts = [{"file": config.data.text, "used": len(texts), "dropped": {}, "truncated": 0}]

@@ -64,6 +64,8 @@ WRONG = {
              ["needs held-out data"]),
     "patience": ("dpo", ["--train.early_stopping_patience", "2", "--train.eval_strategy", "no"],
                  ["needs evaluations to wait for", "train.eval_steps"]),
+    "endless": ("ppo", ["--ppo.missing_eos", "{mode: subtract, value: -1}"], ["never end"]),
+    "unused": ("sft", ["--train.neftune_noise_alpha", "5"], ["has no effect", "Use null"]),
     "vocabulary": ("train_tokenizer", ["--tokenizer.vocab_size", "100"], ["Allowed: ≥ 260"]),
 }  # fmt: skip
 # Runs every case in one process: whatever imports torch taints all that follow.
@@ -153,6 +155,10 @@ def test_rows_are_refused_with_their_place(tmp_path, capsys):
     broken.write_text('{"prompt": "一", "chosen"\n', encoding="utf-8")
     assert rr.main_of("dpo")([*words, "--data.preferences", str(broken)]) == 2
     assert "broken.jsonl:1" in capsys.readouterr().err
+    untitled = rr.write_rows(tmp_path / "text.jsonl", [{"body": "春天"}])
+    for recipe in ("train_tokenizer", "pretrain"):
+        assert rr.main_of(recipe)([*words, "--data.text", str(untitled)]) == 2
+        assert "text.jsonl:1" in capsys.readouterr().err
 
 
 def test_the_rules_know_the_losses():
