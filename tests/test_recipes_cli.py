@@ -78,21 +78,14 @@ def test_print_config_reloads(recipe, tmp_path):
     assert again.stdout == first.stdout
 
 
-@pytest.mark.parametrize("recipe", ["sft", "dpo", "ppo", "pretrain"])
-def test_dry_run_shows_the_plan_and_writes_nothing(recipe, tmp_path):
-    done = probe(recipe, "--config", SMOKE, "--dry_run", cwd=tmp_path)
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
+    """In a process of its own; tests/recipes/test_dry_run.py looks at what is shown."""
+    done = probe("ppo", "--config", SMOKE, "--dry_run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
     assert "⟦" in done.stdout
     assert "Nothing was trained or written" in done.stdout
     assert list(tmp_path.iterdir()) == []
-
-
-def test_dry_run_marks_exactly_the_answer(tmp_path):
-    out = probe("sft", "--config", SMOKE, "--dry_run", cwd=tmp_path).stdout
-    shown = out.split("# one example")[1]
-    assert "⟦春天有樱花、桃花、杏花和油菜花。<|im_end|>⟧" in shown
-    assert "春天有哪些花？" in shown.split("⟦春天")[0]
 
 
 def test_main_returns_instead_of_exiting(capsys):
