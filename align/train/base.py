@@ -64,7 +64,7 @@ class AlignTrainer(Trainer):
         spike = config.train.loss_spike
         factor = spike.factor if self.watches_loss else math.inf
         self.guard = Guard(spike.action == "continue", factor)
-        self._step_loss = torch.zeros(())
+        self._step_loss, self.finite = torch.zeros(()), True
         self.step_counts: dict[str, float] = {}
         self._clock, self._clock_tokens = time.monotonic(), 0
         super().__init__(
@@ -159,7 +159,8 @@ class AlignTrainer(Trainer):
                     self._look(total + self._step_loss)
                 self._backward(loss, last)
         self._step_loss += total
-        return total
+        # The Trainer's running sum would stay NaN for good.
+        return total if torch.isfinite(total) else torch.zeros_like(total)
 
     def _backward(self, loss: Tensor, last: bool) -> None:
         """Backward of one piece of a micro-batch; last: whether no other follows."""
@@ -186,8 +187,9 @@ class AlignTrainer(Trainer):
 
     def _look(self, loss: Tensor) -> None:
         """Give the guard this step's loss, the mean over ranks (each holds world · its share)."""
-        mean = sum_over_ranks(loss) / self.args.world_size
-        self.guard.loss(float(mean), self.state.global_step + 1, self._last_checkpoint())
+        mean = float(sum_over_ranks(loss) / self.args.world_size)
+        self.finite &= math.isfinite(mean)
+        self.guard.loss(mean, self.state.global_step + 1, self._last_checkpoint())
 
     def compute_loss(
         self,
@@ -275,6 +277,8 @@ class AlignTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the meter's figures and the speed to a training log line."""
         if "loss" in logs:
+            if not self.finite:  # of a step that was left out
+                logs["loss"], self.finite = math.nan, True
             logs |= self.meter.flush()
             seen, now = self.state.num_input_tokens_seen, time.monotonic()
             logs.setdefault("tokens_per_s", (seen - self._clock_tokens) / (now - self._clock))

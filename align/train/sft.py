@@ -37,7 +37,7 @@ class TokenTrainer(AlignTrainer):
         import math
 
         for name in [n for n in logs if n in ("loss", "eval_loss")]:
-            if logs[name] < 50:
+            if logs[name] < 50 and (self.finite or name == "eval_loss"):
                 logs[name.replace("loss", "perplexity")] = math.exp(logs[name])
         super().log(logs, start_time)
 
