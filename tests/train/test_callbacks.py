@@ -80,7 +80,8 @@ def test_a_run_that_starts_anew_drops_the_lines_of_a_lost_one(tmp_path):
 
 def test_a_run_that_goes_on_keeps_what_came_before_its_checkpoint(tmp_path):
     rows = ['{"step": 0, "eval_loss": 9}', '{"step": 2, "loss": 1}', '{"step": 2, "eval_loss": 1}',
-            '{"step": 2, "train_runtime": 3}', '{"step": 3, "loss": 1}', '{"step": 4, "lo']  # fmt: skip
+            '{"step": 2, "train_runtime": 3}', '{"step": 3, "loss": 1}',
+            '{"step": 4, "lo']  # fmt: skip
     write_atomic(tmp_path / "metrics.jsonl", "\n".join(rows))
     MetricsWriter(tmp_path).on_train_begin(None, state(2), None)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == rows[:3]
@@ -93,7 +94,7 @@ def test_a_run_writes_one_line_a_log_step_and_an_evaluation(tmp_path):
     assert [row["step"] for row in rows if "loss" in row] == [2, 4]
     # At step 4 as asked, and at the end, whose weights are those of final/.
     assert [row["step"] for row in rows if "eval_loss" in row] == [4, 5]
-    assert all(list(row)[0] == "step" for row in rows)
+    assert all(next(iter(row)) == "step" for row in rows)
 
 
 def test_a_figure_is_the_mean_over_all_steps_since_the_last_line(tmp_path):
