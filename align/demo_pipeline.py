@@ -139,10 +139,7 @@ def _compare(config: Config, place: str) -> tuple[str, str, str]:
         spent = "reused"
     else:
         print(f"[demo {place}] compare: running", flush=True)
-        entry = (
-            "import sys; from align.evaluation.compare import main; sys.exit(main(sys.argv[1:]))"
-        )
-        command = [sys.executable, "-c", entry, *to_words(options)]
+        command = [sys.executable, "-c", _COMPARE, *to_words(options)]
         env = launch_env.single_process_env()
         repository = str(Path(__file__).resolve().parent.parent)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, env.get("PYTHONPATH", "")]))

@@ -90,8 +90,12 @@ def recipe_hash(config: Config) -> str:
     if method in ("pretrain",) or config.policy.path is None:
         relevant |= {"pretrain": dict(tree["pretrain"]), "tokenizer": tree["tokenizer"]}
         relevant["pretrain"].pop("tokenizer", None)
+    if method in ("dpo", "orpo"):
+        relevant["reward"] = tree["reward"]  # how votes become targets
     if method == "ppo":
-        relevant |= {"rollout": tree["rollout"], "weights": [r.weight for r in config.rewards]}
+        rewards = [(r.kind, r.weight, r.calibrated) for r in config.rewards]
+        relevant |= {"rollout": tree["rollout"], "rewards": rewards}
+        relevant |= {"sft": tree["sft"]} if config.ppo.ptx_coef > 0 else {}
     for name in ("text", "sft", "preferences", "prompts", "validation"):
         relevant["data"].pop(name, None)  # their contents count, not their names
     relevant.get("policy", {}).pop("path", None)

@@ -120,6 +120,27 @@ def test_overrides_of_shared_sections_reach_the_stages(place, capsys, monkeypatc
     assert stage.train.args["learning_rate"] == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("dpo", ["--reward.aggregate", "majority"]),
+        ("dpo", ["--data.max_length", "80"]),
+        ("ppo", ["--rewards.0.weight", "2"]),
+        ("ppo", ["--rollout.n", "2"]),
+        ("reward", ["--train.seed", "7"]),
+    ],
+)
+def test_a_stage_is_not_reused_under_other_settings(place, monkeypatch, method, words):
+    from align.config import load_config
+    from align.run_manifest import recipe_hash
+
+    monkeypatch.chdir(place)
+    first = recipe_hash(load_config(method, ["--config", "auto.yaml"]))
+    same = ["--train.logging_steps", "3", "--pretrain.n_embd", "64", "--eval.num_samples", "3"]
+    assert recipe_hash(load_config(method, ["--config", "auto.yaml", *same])) == first
+    assert recipe_hash(load_config(method, ["--config", "auto.yaml", *words])) != first
+
+
 def test_building_may_be_forbidden(place, capsys):
     with rr.inside(place):
         assert rr.main_of("dpo")(["--config", "auto.yaml", "--demo.build", "false"]) == 2
