@@ -114,7 +114,7 @@ class Sft:
 
     packing: bool = key(False, "several examples in one row, isolated from each other")
     loss_on: Literal["completion", "assistant", "all"] = key(
-        "assistant", "last answer, every answer, or every token"
+        "assistant", "completion: last answer; assistant: every answer; all: every token"
     )
 
 
@@ -136,7 +136,7 @@ class Dpo:
 
     beta: float = key(0.1, "strength of the pull to the reference", gt=0)
     loss_type: DPO_LOSSES = key("sigmoid", "see docs/dpo.md")
-    label_smoothing: float = key(0.0, "probability that a label is flipped", ge=0, lt=0.5)
+    label_smoothing: float = key(0.0, "probability that a judgement is wrong", ge=0, lt=0.5)
 
 
 @dataclass
@@ -220,11 +220,11 @@ class Eval:
     """Held-out evaluation."""
 
     prompts: str | None = key(None, "held-out prompts; null: data.validation or a split")
-    suite: str | None = key(None, "evaluation suite")
-    judge: str | None = key(None, "second judge: a path, or naive_bayes:FILE")
+    suite: str | None = key(None, "not in this version")
+    judge: str | None = key(None, "not read here; see tools.compare_runs.judge")
     num_samples: int = key(64, "prompts sampled at an evaluation", ge=1)
     temperature: float = key(0.0, "sampling temperature at evaluation; 0: greedy", ge=0)
-    seeds: list[int] = key(factory=lambda: [0], help="sampling seeds of a comparison")
+    seeds: list[int] = key(factory=lambda: [0], help="sampling seeds; training uses the first")
 
 
 @dataclass
@@ -248,7 +248,7 @@ class Pretrain:
 class Tokenizer:
     """Training of a tokenizer."""
 
-    kind: Literal["bpe"] = key("bpe", "byte-level BPE")
+    kind: Literal["bpe"] = key("bpe", "BPE over characters, with bytes for the rest")
     vocab_size: int = key(4096, "entries, special tokens and bytes included", ge=260)
     min_frequency: int = key(2, "a merge must occur this often", ge=1)
 
