@@ -84,7 +84,7 @@ def from_rank_zero(make: Callable[[], Any]) -> Any:
 
 def zero3() -> bool:
     """Whether weights are sharded by DeepSpeed ZeRO-3."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     return is_deepspeed_zero3_enabled()
 
@@ -107,7 +107,6 @@ def without_zero3() -> Iterator[None]:
     if not zero3():
         yield
         return
-    from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations import deepspeed as integration
 
     held = integration.deepspeed_config()
@@ -115,7 +114,7 @@ def without_zero3() -> Iterator[None]:
     try:
         yield
     finally:
-        _KEPT.append(HfDeepSpeedConfig(held))  # making one registers it
+        _KEPT.append(integration.HfDeepSpeedConfig(held))  # making one registers it
 
 
 # transformers holds its DeepSpeed configuration by a weak reference.
@@ -128,7 +127,7 @@ def whole_module(wrapped: Any, accelerator: Any) -> Iterator[Any]:
     if not zero3():
         yield accelerator.unwrap_model(wrapped)
         return
-    from trl.models import unwrap_model_for_generation
+    from trl.models.utils import unwrap_model_for_generation
 
     # Gathering once for all tokens is about ten times as fast as per layer and token (trl#1483).
     with unwrap_model_for_generation(wrapped, accelerator) as module:

@@ -276,7 +276,7 @@ def _packed(
     return rows
 
 
-def _collate_pairs(groups: Sequence[TokenGroup]) -> dict[str, torch.Tensor]:
+def _collate_pairs(groups: Sequence[TokenGroup]) -> dict[str, Any]:
     index: dict[str, list[Any]] = {k: [] for k in ("a", "b", "target", "weight", "margin", "group")}
     base = 0
     for g, group in enumerate(groups):

@@ -142,7 +142,7 @@ def trained_heads(path: str, wanted: int = 0) -> int:
     if wanted not in (0, shape.num_labels):
         reason = f"does not fit {path}, a reward model with {shape.num_labels}"
         raise UserError("reward.heads", wanted, reason, f"Use {shape.num_labels}")
-    return shape.num_labels
+    return int(shape.num_labels or 1)
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -37,7 +37,7 @@ class PolicyModule(nn.Module):
 
     def __init__(
         self,
-        lm: nn.Module,
+        lm: Any,
         *,
         reference: nn.Module | None = None,
         adapter_reference: bool = False,
@@ -46,7 +46,7 @@ class PolicyModule(nn.Module):
         scorer: bool = False,
     ) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm: Any = lm
         self.reference = reference
         self.critic = critic
         self.value_head = value_head
@@ -236,7 +236,7 @@ class PolicyModule(nn.Module):
         return [p for _, p in named if p.requires_grad]
 
 
-def base_model(model: nn.Module) -> Any:
+def base_model(model: Any) -> Any:
     """The transformers model inside a PeftModel, or the model itself."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
