@@ -19,6 +19,16 @@ _LAUNCHER_NAMES = {
 _KEEP = ("ACCELERATE_USE_CPU",)
 
 
+def set_defaults() -> None:
+    """Set what libraries read when they are imported, where the user has not."""
+    # trl and transformers report usage unless told not to.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait in a loop starve each other as soon as anything else runs on the machine: a
+    # small matrix product then takes milliseconds instead of microseconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def asked_world() -> int:
     """Return the number of processes that the launcher announced."""
     return int(os.environ.get("WORLD_SIZE") or 1)

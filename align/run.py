@@ -47,6 +47,7 @@ def run(method: str, argv: Sequence[str] | None = None) -> int:
 
 def guarded(action: Callable[[], int | None]) -> int:
     """Return what `action` returns, with errors turned into messages and exit codes."""
+    launch_env.set_defaults()
     mark = f"[rank {launch_env.rank()}] " if launch_env.rank() else ""
     try:
         return action() or DONE
@@ -84,9 +85,6 @@ def _dispatch(method: str, argv: list[str]) -> int:
 
 def set_environment(config: Config) -> None:
     """Set defaults that libraries read when they are imported."""
-    # trl and transformers report usage unless told not to.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config.train.args["report_to"] in ("none", ["none"]):
         os.environ.setdefault("WANDB_DISABLED", "true")
 
