@@ -5,6 +5,7 @@ Training goes through `align.policy`; this is for models that nothing will train
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ def run_dir_of(path: str | Path) -> Path:
     return path.resolve().parent if inner else path
 
 
+def read_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a folder or hub id, as it was saved.
+
+    AutoTokenizer goes by the model type in config.json and rebuilds a tokenizer of one's own beside
+    a Qwen2 model as Qwen2Tokenizer, with other ids (transformers 5.24). A tokenizer that was saved
+    as what its tokenizer.json says and nothing more is therefore read as that.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        saved = json.loads((Path(path) / "tokenizer_config.json").read_text("utf-8"))
+        generic = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    except (OSError, ValueError, AttributeError):
+        generic = False
+    own = generic and (Path(path) / "tokenizer.json").is_file()
+    return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))
+
+
 def load_causal_lm(
     path: str | Path,
     *,
@@ -60,7 +79,7 @@ def load_causal_lm(
     UserError if it cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from align.chat import prepare_tokenizer
 
@@ -74,7 +93,7 @@ def load_causal_lm(
             model = model.merge_and_unload() if merge else model
         else:
             model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder))
+        tokenizer = read_tokenizer(tokenizer_folder(folder))
     except (OSError, ValueError, KeyError) as e:
         reason = f"cannot be loaded as a causal language model ({str(e).splitlines()[0]})"
         raise UserError(field, str(folder), reason, "check that the folder is complete") from e

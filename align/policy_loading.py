@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from align.checkpoints import is_adapter, tokenizer_folder
+from align.checkpoints import is_adapter, read_tokenizer, tokenizer_folder
 from align.config_errors import UserError
 from align.distributed import from_rank_zero, gathered, without_zero3
 from align.files import fingerprint
@@ -50,12 +50,11 @@ def starting_path(config: Config) -> str:
 def _merge_to(folder: Path, adapter: str) -> None:
     """Write base plus adapter to `folder`."""
     from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
 
     with without_zero3():
         try:
             model: Any = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(Path(adapter)))
+            tokenizer = read_tokenizer(tokenizer_folder(Path(adapter)))
         except (OSError, ValueError, KeyError) as error:
             reason = f"is an adapter that cannot be loaded on its base ({first_line(error)})"
             fix = "Check base_model_name_or_path in its adapter_config.json"
@@ -66,12 +65,10 @@ def _merge_to(folder: Path, adapter: str) -> None:
 
 def load_tokenizer(path: str, config: Config) -> Any:
     """The tokenizer with pad token and chat template; plain for pre-training."""
-    from transformers import AutoTokenizer
-
     from align.chat import prepare_tokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = read_tokenizer(path)
     except (OSError, ValueError, KeyError) as error:
         reason = f"has no usable tokenizer ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Save it beside the model") from error
@@ -230,13 +227,12 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         return {"value_head": head, "adapter": kind == "adapter"}
-    from transformers import AutoTokenizer
 
     source = config.ppo.critic_path or path
     trained = trained_heads(source)
     critic = load_body(source, config, heads=trained or 1)
     if source != path:
-        theirs = AutoTokenizer.from_pretrained(source)
+        theirs = read_tokenizer(source)
         if theirs.get_vocab() != tokenizer.get_vocab():
             raise UserError(
                 "ppo.critic_path", source, "has another tokenizer than the policy: a critic reads "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from align.checkpoints import read_tokenizer
 from align.config_errors import UserError
 from align.heads import base_of, find_head, init_head
 from align.records import RecordError
@@ -65,15 +65,10 @@ def save_reward_model(path: str | Path, model: Any, tokenizer: Any, contract: Co
 
 
 def _tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     from align.chat import stop_ids
 
-    # AutoTokenizer goes by config.json's model type and would rebuild a tokenizer of one's own
-    # beside a Qwen2 model as Qwen2Tokenizer, with other ids (transformers 5.24).
-    kind = PreTrainedTokenizerFast if _generic(path) else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(str(path))
+        tokenizer = read_tokenizer(path)
     except Exception as error:  # every format has its own: OSError, ValueError, pyo3's Exception
         reason = f"has no usable tokenizer: {_line(error)}"
         raise UserError("path", str(path), reason, "Save the tokenizer beside the model") from None
@@ -101,17 +96,6 @@ def _tokenizer(path: Path) -> Any:
             "The score is read at that token: add one and train again",
         )
     return tokenizer
-
-
-def _generic(path: Path) -> bool:
-    """Whether the tokenizer was saved as what its tokenizer.json says and nothing more."""
-    try:
-        config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
-        name = config.get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):
-        return False
-    generic = name in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return generic and (path / "tokenizer.json").is_file()
 
 
 def _load(path: Path, dtype: Any, contract: Contract | None) -> Any:
