@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,9 +106,8 @@ def test_only_pre_training_needs_no_chat_template(base, tmp_path):
     assert tiny.load("sft", str(folder), tmp_path, data=named).tokenizer.chat_template
 
 
-def test_without_bitsandbytes_quantising_names_the_install_line(base, tmp_path):
-    if find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
+def test_without_bitsandbytes_quantising_names_the_install_line(base, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # importing it raises ImportError
     with pytest.raises(UserError, match=r"needs bitsandbytes.*pip install 'align\[quantize\]'"):
         tiny.load("sft", base, tmp_path, policy={**LORA, "quantization": "4bit"})
 
