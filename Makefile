@@ -55,7 +55,7 @@ demo-short: $(STAMP)  ## every stage at smoke size in a temporary folder, checke
 	  $(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/smoke.yaml --demo.root "$$root"
 
 test: $(STAMP)  ## the fast tests
-	$(PYTEST) -n $(WORKERS) -m "not ($(SLOW))"
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW))"
 
 test-slow: $(STAMP)  ## several processes, parity with trl, learning: the marked tests
 	@command -v g++ >/dev/null || { echo "DeepSpeed on a CPU builds an extension: sudo apt-get install g++"; exit 1; }

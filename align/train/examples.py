@@ -14,7 +14,7 @@ from align.data.sft import load_sft
 from align.data.splits import split_by_key
 from align.groups import TokenGroup
 from align.jsonl import Counts, RecordError
-from align.records import Example, PreferenceGroup, prompt_key
+from align.records import Example, PreferenceGroup, prompt_key, short
 from reward_models.preferences import targets
 
 if TYPE_CHECKING:
@@ -135,7 +135,10 @@ class SftBuilder:
         # The first token has no predecessor to predict it.
         start = max(mask.index(1), 1) if 1 in mask else len(ids)
         if not any(mask[start:]):
-            return "no_loss"
+            raise UserError(
+                "data.sft", short(example.messages), "has no token to learn from once rendered",
+                "Check data.chat_template and sft.loss_on",
+            )  # fmt: skip
         fitted = fit_group(
             ids[:start],
             [ids[start:]],

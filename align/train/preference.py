@@ -1,7 +1,8 @@
 """DPO and its relatives, and ORPO: pairs of completions, sequence log-probs, one pass a group.
 
 Every pair of a group is a term; a candidate's log-probs are computed once however many pairs it is
-in. Losses are averaged by the pairs' weights, which add up to 1 a group.
+in. Losses are averaged by the pairs' weights, which add up to 1 a group
+(one a group and annotator under reward.aggregate: per_annotator).
 """
 
 from __future__ import annotations
@@ -118,7 +119,6 @@ class OrpoTrainer(_PairTrainer):
 
 def train(config: Config) -> dict[str, float]:
     """Train on data.preferences with config.method (dpo or orpo); return the last figures."""
-    check_loss(config)
     args = training_arguments(config)
     policy = Policy.load(config)
     train_groups, held_out, counts = examples.preference_groups(config, policy.tokenizer)
@@ -131,20 +131,6 @@ def train(config: Config) -> dict[str, float]:
     if policy.reference == "cached":
         cache_reference(trainer, [train_groups, held_out])
     return run_training(trainer, config)
-
-
-def check_loss(config: Config) -> None:
-    """Refuse a smoothing that the loss has not (UserError)."""
-    dpo = config.dpo
-    if config.method != "dpo":
-        return
-    smoothed = dpo.loss_type in losses_dpo.LABEL_SMOOTHED
-    if dpo.label_smoothing and not smoothed:
-        reason = f"is not part of loss_type '{dpo.loss_type}'"
-        raise UserError("dpo.label_smoothing", dpo.label_smoothing, reason, "Use 0")
-    if dpo.loss_type == "exo" and not dpo.label_smoothing:
-        reason = "must be above 0 for exo: its target distribution would be a single point"
-        raise UserError("dpo.label_smoothing", 0.0, reason, "Use 1e-3")
 
 
 def check_targets(config: Config, groups: Sequence[TokenGroup]) -> None:
