@@ -221,7 +221,7 @@ class Collector:
         k1 = (logps - measured["ref_logps"]).sum()
         sampled = torch.tensor([x for row in samples.logps or [] for x in row])
         return {
-            "score/mean": (scores.sum(), count),
+            "score/mean": (scores.double().sum(), count),  # a variance is taken from it
             "score/square": (scores.double().square().sum(), count),
             "reward/shaped": (rewards.sum(), count),
             "kl/sum": (k1, count),

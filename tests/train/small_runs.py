@@ -39,6 +39,21 @@ def base() -> str:
     return str(make_fresh(load_config("sft", SMOKE), place() / "base"))
 
 
+@functools.cache
+def sharp() -> str:
+    """The same with larger weights: what it samples depends on the prompt."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = place() / "sharp"
+    model = AutoModelForCausalLM.from_pretrained(base())
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 8
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base()).save_pretrained(folder)
+    return str(folder)
+
+
 def arguments(folder: Path, *extra: object) -> list[str]:
     """The command line of a run in `folder`; extra: options and their values."""
     given = ["--train.output_dir", folder, "--policy.path", base(), *extra]
