@@ -30,7 +30,7 @@ def test_a_row_without_a_learned_token_is_an_error_that_shows_it(monkeypatch):
     build = builder()
     rendered = ([1, 2, 3], [0, 0, 0])
     monkeypatch.setattr(chat, "render_conversation", lambda *a, **k: rendered)
-    with pytest.raises(UserError, match="写一条评论.*no token to learn from"):
+    with pytest.raises(UserError, match=r"写一条评论.*no token to learn from"):
         build(example())
 
 
