@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from align.distributed import any_rank, barrier
 from align.files import write_atomic
+from align.run_manifest import read_manifest
 from align.train.resume import COMPLETE
 
 # What people watch, in this order; the rest is in metrics.jsonl.
@@ -183,6 +184,7 @@ class CheckpointMarker(TrainerCallback):
                 "world_size": args.world_size,
                 "batch": self.batch,
                 "settings": self.settings,
+                "inputs": read_manifest(Path(args.output_dir)).get("inputs", {}),
             }
             text = json.dumps(marker, ensure_ascii=False, default=str)
             if folder.is_dir():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from align import launch_env
 from align.config_errors import UserError
 from align.files import write_atomic
+from align.run_manifest import inputs
 
 # No torch here: run() asks before anything is loaded or written.
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _FREE = {
     "gradient_checkpointing_kwargs", "load_best_model_at_end", "metric_for_best_model",
     "greater_is_better", "ddp_backend", "use_cpu",
 }  # fmt: skip
+_ONLY_MEASURED = {"data.validation", "eval.prompts"}
 _FREE_PREFIXES = ("logging_", "eval_", "save_", "dataloader_")
 
 
@@ -70,8 +72,8 @@ def find_checkpoint(config: Config) -> str | None:
     """Path of the checkpoint that train.resume means, or None to start anew.
 
     auto: the newest complete one in the run directory, which must have been made with the same
-    settings and as many examples a step (UserError says which differ). A path given by the user is
-    taken at their word.
+    settings, the same contents of models and files, and as many examples a step (UserError says
+    what differs). A path given by the user is taken at their word.
     """
     asked = config.train.resume
     if asked == "never":
@@ -88,6 +90,7 @@ def find_checkpoint(config: Config) -> str | None:
     newest = max(complete, key=step_of)
     marker = json.loads((newest / COMPLETE).read_text(encoding="utf-8"))
     _same_settings(config, newest, marker["settings"])
+    _same_inputs(config, newest, marker.get("inputs", {}))
     if config.method != "ppo":  # whose rollout, compared above, decides
         _same_batch(newest, marker["batch"], batch_of(config))
     return str(newest)
@@ -113,6 +116,16 @@ def _same_settings(config: Config, folder: Path, then: dict[str, Any]) -> None:
     reason = f"would go on from {folder}, made with {changed[0]}={before!r}, not {after!r}{more}"
     fix = "Use --train.resume never to start anew, or another train.output_dir"
     raise UserError("train.resume", "auto", reason, fix)
+
+
+def _same_inputs(config: Config, folder: Path, then: dict[str, dict[str, Any]]) -> None:
+    """Models and files with the same names must still hold the same."""
+    now = inputs(config)
+    for name in sorted(then.keys() & now.keys() - _ONLY_MEASURED):
+        if then[name]["sha256"] != now[name]["sha256"]:
+            reason = f"would go on from {folder}, but {name}={now[name]['path']!r} has changed"
+            fix = "Use --train.resume never to start anew, or put the old contents back"
+            raise UserError("train.resume", "auto", reason, fix)
 
 
 def _same_batch(folder: Path, then: int, now: int) -> None:

@@ -230,6 +230,31 @@ def test_other_settings_are_refused_by_name_and_nothing_is_touched(
     assert {p: p.read_bytes() for p in checkpoint.rglob("*") if p.is_file()} == before
 
 
+def test_data_that_changed_under_its_name_is_refused(tmp_path, capsys):
+    data = tmp_path / "sft.jsonl"
+    original = (runs.ROOT / "recipes" / "data" / "sft.jsonl").read_text()
+    data.write_text(original)
+    options = ("--data.sft", data, "--train.resume", "auto", "--train.save_steps", 1)
+    runs.train("sft", tmp_path / "run", *options, "--train.max_steps", 1)
+    data.write_text(original + original.splitlines()[0] + "\n")
+    assert run("sft", runs.arguments(tmp_path / "run", *options)) == 2
+    assert f"but data.sft={str(data)!r} has changed" in capsys.readouterr().err
+    data.write_text(original)
+    runs.train("sft", tmp_path / "run", *options, "--train.max_steps", 2)
+
+
+def test_a_model_that_changed_under_its_name_is_refused(tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(runs.base(), model)
+    options = ("--policy.path", model, "--train.resume", "auto", "--train.save_steps", 1,
+               "--train.max_steps", 1)  # fmt: skip
+    runs.train("dpo", tmp_path / "run", *options)
+    shutil.rmtree(model)
+    shutil.copytree(runs.sharp(), model)
+    assert run("dpo", runs.arguments(tmp_path / "run", *options)) == 2
+    assert f"but policy.path={str(model)!r} has changed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "extra",
     [
