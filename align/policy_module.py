@@ -224,7 +224,8 @@ class PolicyModule(nn.Module):
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed."""
-        return base_model(self.lm).is_gradient_checkpointing
+        modules = base_model(self.lm).modules()
+        return any(getattr(m, "gradient_checkpointing", False) for m in modules)
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """The trained parameters that belong to the critic alone."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from align import chat
 from align.config_errors import UserError
-from align.data.fit import fit_group
+from align.data.fit import FittedGroup, fit_group
 from align.data.pairs import load_preferences
 from align.data.sft import load_sft
 from align.data.splits import split_by_key
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from align.config import Config
 
 T = TypeVar("T")
-Built = tuple[TokenGroup, bool] | str  # (group, was it cut) or the reason why there is none
+Built = tuple[TokenGroup, list[str]] | str  # (group, what was cut) or why there is none
 
 
 def split(
@@ -109,8 +109,8 @@ def build_all(
             counts.drop(result)
             continue
         groups.append(result[0])
-        if result[1]:
-            counts.truncate()
+        for kind in result[1]:
+            counts.truncate(kind)
     if not groups and not allow_empty:
         reasons = ", ".join(f"{k} {n}" for k, n in counts.dropped.most_common())
         raise UserError(
@@ -151,7 +151,7 @@ class SftBuilder:
         if isinstance(fitted, str):
             return fitted
         group = TokenGroup(fitted.prompt_ids, fitted.completions, fitted.masks)
-        return group, fitted.prompt_truncated or bool(fitted.completion_truncated)
+        return group, kinds_cut(fitted)
 
 
 class PairBuilder:
@@ -197,7 +197,16 @@ class PairBuilder:
             return "identical_after_cut"
         moved = [type(p)(place[p.a], place[p.b], p.target, p.weight, p.margin) for p in pairs]
         made = TokenGroup(fitted.prompt_ids, completions, fitted.masks, pairs=moved)
-        return made, fitted.prompt_truncated or bool(fitted.completion_truncated)
+        return made, kinds_cut(fitted)
+
+
+def kinds_cut(fitted: FittedGroup) -> list[str]:
+    """What of a row was cut to length, as counted in data_counts.json."""
+    kinds = {
+        "prompt_truncated": fitted.prompt_truncated,
+        "completion_truncated": fitted.completion_truncated > 0,
+    }
+    return [kind for kind, cut in kinds.items() if cut]
 
 
 def _before_answer(example: Example) -> Any:

@@ -102,7 +102,8 @@ def write_counts(config: Config, counts: Iterable[Counts]) -> None:
     write_atomic(Path(config.train.output_dir) / "data_counts.json", rows + "\n")
     for c in kept:
         reasons = ", ".join(f"{name} {n}" for name, n in c.dropped.most_common())
-        cut = f", {c.truncated} cut to length" if c.truncated else ""
+        kinds = ", ".join(f"{name} {n}" for name, n in c.truncated.most_common())
+        cut = f", cut to length: {kinds}" if kinds else ""
         dropped = f", dropped: {reasons}" if reasons else ""
         print(f"[align] {c.file}: {c.used} used{dropped}{cut}", flush=True)
 

@@ -45,3 +45,25 @@ def test_the_end_of_the_answer_is_learned_and_the_prompt_is_not():
     assert group.completions[0][-1] in chat.stop_ids(build.tokenizer)
     assert set(group.mask_of(0)) == {1}
     assert build.tokenizer.decode(group.completions[0]).startswith("很好")
+
+
+def test_what_was_cut_is_counted_by_its_kind(tmp_path, capsys):
+    from align.data.sft import load_sft
+    from align.train.examples import build_all
+    from align.train.runner import write_counts
+
+    file = tmp_path / "sft.jsonl"
+    rows = [("写一条评论" * 20, "很好"), ("写", "很好" * 40), ("写", "好")]
+    lines = [f'{{"instruction": "{a}", "output": "{b}"}}\n' for a, b in rows]
+    file.write_text("".join(lines), encoding="utf-8")
+    records, counts = load_sft(file)
+    config = SimpleNamespace(
+        data=SimpleNamespace(num_proc=None), method="sft",
+        train=SimpleNamespace(output_dir=str(tmp_path)),
+    )  # fmt: skip
+    assert len(build_all(builder(max_length=48), records, counts, config)) == 3
+    # keep_end: a long answer first takes the room of the prompt's beginning.
+    assert counts.truncated == {"prompt_truncated": 2, "completion_truncated": 1}
+    write_counts(config, [counts])
+    said = capsys.readouterr().out
+    assert "3 used, cut to length: prompt_truncated 2, completion_truncated 1" in said
