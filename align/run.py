@@ -119,6 +119,8 @@ def _execute(config: Config, argv: list[str]) -> int:
             ended = {"ended": now(), "stopped": stopped, "error": None if stopped else reason}
             write_manifest(run_dir, manifest | ended)
             _report(run_dir)
+        if isinstance(error, StopRequested):  # all ranks stop together
+            leave_group()
         raise
     if writes:
         ended = {
@@ -130,6 +132,7 @@ def _execute(config: Config, argv: list[str]) -> int:
         write_manifest(run_dir, manifest | ended)
         report = _report(run_dir)
         say(f"{config.method}: done in {ended['duration_s']} s; {report or run_dir}")
+    leave_group()
     return DONE
 
 
@@ -167,6 +170,21 @@ def actual_world() -> int:
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leave_group() -> None:
+    """Wait for the other ranks and close the process group.
+
+    Threads of gloo that are still there when the interpreter ends abort it now and then: a run that
+    did all its work would exit with -6.
+    """
+    if launch_env.asked_world() == 1 or "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def set_aside(run_dir: Path) -> None:

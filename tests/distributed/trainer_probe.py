@@ -48,6 +48,9 @@ def main(output_dir: str) -> None:
         "losses": [row["loss"] for row in history if "loss" in row],
     }
     print("PROBE " + json.dumps(found), flush=True)
+    if joined:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
