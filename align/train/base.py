@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from align.distributed import barrier, max_over_ranks, sum_over_ranks
 from align.groups import GroupBatch, TokenGroup
@@ -59,6 +59,8 @@ class AlignTrainer(Trainer):
     ) -> None:
         self.policy, self.settings = policy, config
         self.train_groups, self.held_out = train, held_out
+        if not len(held_out):
+            args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
         self.meter = Meter()
         self._reference_checked = False
         spike = config.train.loss_spike
@@ -252,15 +254,11 @@ class AlignTrainer(Trainer):
 
     def measure(self) -> dict[str, float]:
         """The objective and its figures on the held-out groups, over all ranks."""
-        return self.measure_groups(self.held_out)
-
-    def measure_groups(self, groups: Sequence[TokenGroup]) -> dict[str, float]:
-        """The same for any groups; each counts once, on whatever rank."""
-        dataset = GroupDataset(groups)
+        dataset = GroupDataset(self.held_out)
         args = self.args
         model: Any = self.model_wrapped
         parts = eval_parts(
-            len(groups), args.per_device_eval_batch_size,
+            len(dataset), args.per_device_eval_batch_size,
             rank=args.process_index, world=args.world_size,
         )  # fmt: skip
         meter = Meter()
@@ -294,10 +292,10 @@ class AlignTrainer(Trainer):
             restore(self, Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def trained_state(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    def trained_state(self) -> dict[str, Tensor]:
         """Whole trained weights by name, on the CPU of rank 0; every rank must call.
 
-        names: prefixes to keep. Under ZeRO and FSDP the parts are gathered.
+        Under ZeRO and FSDP the parts are gathered.
         """
         module = self.policy.module
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -310,7 +308,6 @@ class AlignTrainer(Trainer):
         return {
             name: whole[name].detach().cpu().contiguous()
             for name in sorted(trained & whole.keys())
-            if names is None or name.startswith(tuple(names))
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

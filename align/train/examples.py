@@ -139,15 +139,7 @@ class SftBuilder:
                 "data.sft", short(example.messages), "has no token to learn from once rendered",
                 "Check data.chat_template and sft.loss_on",
             )  # fmt: skip
-        fitted = fit_group(
-            ids[:start],
-            [ids[start:]],
-            [mask[start:]],
-            max_length=self.data.max_length,
-            max_prompt_length=self.data.max_prompt_length,
-            truncation=self.data.truncation,
-            header_len=chat.header_len(self.tokenizer),
-        )
+        fitted = _fit(self.tokenizer, self.data, ids[:start], [ids[start:]], [mask[start:]])
         if isinstance(fitted, str):
             return fitted
         group = TokenGroup(fitted.prompt_ids, fitted.completions, fitted.masks)
@@ -176,14 +168,12 @@ class PairBuilder:
             ]
         except RecordError as error:
             return error.code
-        fitted = fit_group(
+        fitted = _fit(
+            self.tokenizer,
+            self.data,
             rendered[0][0],
             [completion for _, completion, _ in rendered],
             [mask for _, _, mask in rendered],
-            max_length=self.data.max_length,
-            max_prompt_length=self.data.max_prompt_length,
-            truncation=self.data.truncation,
-            header_len=chat.header_len(self.tokenizer),
         )
         if isinstance(fitted, str):
             return fitted
@@ -198,6 +188,21 @@ class PairBuilder:
         moved = [type(p)(place[p.a], place[p.b], p.target, p.weight, p.margin) for p in pairs]
         made = TokenGroup(fitted.prompt_ids, completions, fitted.masks, pairs=moved)
         return made, kinds_cut(fitted)
+
+
+def _fit(
+    tokenizer: Any, data: Any, prompt: list[int], completions: list[list[int]], masks: Any
+) -> FittedGroup | str:
+    """`fit_group` within the limits of the data section."""
+    return fit_group(
+        prompt,
+        completions,
+        masks,
+        max_length=data.max_length,
+        max_prompt_length=data.max_prompt_length,
+        truncation=data.truncation,
+        header_len=chat.header_len(tokenizer),
+    )
 
 
 def kinds_cut(fitted: FittedGroup) -> list[str]:

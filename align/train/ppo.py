@@ -288,8 +288,6 @@ def train(config: Config) -> dict[str, float]:
             args.num_train_epochs * len(prompts) / config.rollout.prompts_per_update
         )
         args.max_steps = updates * config.ppo.ppo_epochs * config.ppo.num_minibatches
-    if not held_out:
-        args.eval_strategy, args.eval_on_start = "no", False
     trainer = PpoTrainer(
         policy, config, args, prompts, held_out, reward, ptx, callbacks(config)
     )  # fmt: skip

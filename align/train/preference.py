@@ -123,8 +123,6 @@ def train(config: Config) -> dict[str, float]:
     policy = Policy.load(config)
     train_groups, held_out, counts = examples.preference_groups(config, policy.tokenizer)
     write_counts(config, counts)
-    if not held_out:
-        args.eval_strategy = "no"
     check_targets(config, train_groups)
     kind = DpoTrainer if config.method == "dpo" else OrpoTrainer
     trainer = kind(policy, config, args, train_groups, held_out, callbacks(config))

@@ -78,7 +78,6 @@ def load_blocks(path: str, tokenizer: Any, block: int, field: str) -> tuple[Bloc
 def train(config: Config) -> dict[str, float]:
     """Pre-train on data.text and return the last figures."""
     args = training_arguments(config)
-    config.policy.reference = "auto"
     policy = Policy.load(config)
     if policy.tokenizer.eos_token_id is None:
         raise UserError("pretrain.tokenizer", policy.path, "has no EOS token", "Add one")
@@ -102,7 +101,5 @@ def train(config: Config) -> dict[str, float]:
         cut = (len(blocks) - held) * (block - 1)
         held_out, blocks = Blocks(blocks.ids[cut:], block), Blocks(blocks.ids[: cut + 1], block)
     write_counts(config, kept)
-    if not len(held_out):
-        args.eval_strategy = "no"
     trainer = TokenTrainer(policy, config, args, blocks, held_out, callbacks(config))
     return run_training(trainer, config)

@@ -82,8 +82,6 @@ def train(config: Config) -> dict[str, float]:
         config, policy.tokenizer, keep_end_token=True
     )
     write_counts(config, counts)
-    if not held_out:
-        args.eval_strategy = "no"
     trainer = RewardTrainer(policy, config, args, train_groups, held_out, callbacks(config))
 
     def save(final: Path) -> None:

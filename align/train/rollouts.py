@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from align.config import Config
     from align.train.ppo import PpoTrainer
 
-PER_TOKEN = ("old_logps", "advantages", "old_values", "returns")
-PER_CANDIDATE = ("old_end_values", "end_returns")
-
 
 @dataclass
 class PromptItem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +79,12 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def callbacks(config: Config, name: str | None = None) -> list[Any]:
+def callbacks(config: Config) -> list[Any]:
     """Callbacks that every method has."""
     run_dir = Path(config.train.output_dir)
     found: list[Any] = [
         MetricsWriter(run_dir),
-        Progress(name or config.method),
+        Progress(config.method),
         StopOnSignal(),
         CheckpointMarker(settings_of(config), batch_of(config)),
     ]
@@ -111,14 +111,12 @@ def write_counts(config: Config, counts: Iterable[Counts]) -> None:
 def run_training(
     trainer: AlignTrainer,
     config: Config,
-    headline: Callable[[Mapping[str, float]], dict[str, float]] | None = None,
     save: Callable[[Path], None] | None = None,
 ) -> dict[str, float]:
     """Train (from a checkpoint where there is one), evaluate, write `final/`.
 
-    save: writes the finished model, called on every rank; by default `policy.save`. headline:
-    figures to keep from the last evaluation and training log; by default all. Raises StopRequested
-    after a signal, with a checkpoint saved.
+    save: writes the finished model, called on every rank; by default `policy.save`. Returns
+    the last figures. Raises StopRequested after a signal, with a checkpoint saved.
     """
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
@@ -139,7 +137,7 @@ def run_training(
         if rank() == 0:
             trainer.policy.save(final, state)
     barrier()
-    return headline(metrics) if headline else metrics
+    return metrics
 
 
 def final_evaluation(trainer: AlignTrainer) -> dict[str, float]:

@@ -48,7 +48,5 @@ def train(config: Config) -> dict[str, float]:
     policy = Policy.load(config)
     train_groups, held_out, counts = examples.sft_groups(config, policy.tokenizer)
     write_counts(config, counts)
-    if not held_out:
-        args.eval_strategy = "no"
     trainer = TokenTrainer(policy, config, args, train_groups, held_out, callbacks(config))
     return run_training(trainer, config)
