@@ -1,0 +1,43 @@
+"""One short literal sample of every format; the tests of detection and of accounting run over them.
+
+A format's rows are what one input file of it holds, as JSON values. They must import without a
+rejected row and give at least one group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SAMPLES: dict[str, list[Any]] = {
+    "canonical": [
+        {
+            "group_id": "g1",
+            "prompt": [{"role": "user", "content": "问题"}],
+            "candidates": [
+                {"id": "a", "content": "甲", "model": None},
+                {"id": "b", "content": "乙", "model": "m"},
+            ],
+            "judgements": [
+                {"annotator": "x", "kind": "pair", "value": {"winner": "a", "loser": "b"},
+                 "strength": None, "source": "s", "suspect": None},
+            ],
+            "meta": {},
+        },
+    ],
+    "label_studio": [
+        {
+            "id": 1,
+            "data": {"prompt": "Q", "answer1": "A", "answer2": "B"},
+            "annotations": [
+                {"id": 7, "completed_by": 10, "was_cancelled": False, "lead_time": 4.2,
+                 "result": [{"from_name": "comparison", "to_name": "answer1", "type": "pairwise",
+                             "value": {"selected": "left"}}]},
+            ],
+            "predictions": [],
+        },
+    ],
+    "pairs": [
+        {"prompt": "Q", "chosen": "A", "rejected": "B", "annotator": "x"},
+        {"prompt": "问", "chosen": "甲", "rejected": "乙"},
+    ],
+}  # fmt: skip
