@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from align.jsonl import short
 from align.records import (
     Candidate,
-    Counts,
     Judgement,
     Message,
     PreferenceGroup,
@@ -25,122 +23,29 @@ from align.records import (
     parse_messages,
     prompt_key,
 )
+from reward_models.annotations.intake import Intake, Options, Row
+from reward_models.annotations.spool import Spool, digest
 
-
-@dataclass(frozen=True)
-class Row:
-    """One input row. line: where it begins in the file, from 1. number: its position, from 1.
-
-    obj: the JSON value. error: why there is no value, as (code, detail). ends: the file cannot be
-    read beyond this row.
-    """
-
-    file: str
-    line: int
-    number: int
-    obj: Any = None
-    error: tuple[str, str] | None = None
-    ends: bool = False
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user told about the input.
-
-    label_config: a ``reward_models.annotations.label_config.LabelConfig`` or None.
-    bucket_order: Label Studio bucket names from best to worst; empty: buckets are no preference.
-    """
-
-    label_config: Any = None
-    bucket_order: tuple[str, ...] = ()
-
-
-class Intake:
-    """The books of one import: rows, votes, rejects and warnings of all files together.
-
-    row: the row that is being read.
-    """
-
-    def __init__(
-        self,
-        options: Options | None = None,
-        on_reject: Callable[[dict[str, Any]], None] | None = None,
-    ):
-        """on_reject: takes one rejects.jsonl record at a time."""
-        self.options = options or Options()
-        self.rows = Counts()
-        self.votes = Counts()
-        self.warnings: Counter[str] = Counter()
-        self.row: Row | None = None
-        self._on_reject = on_reject or (lambda _: None)
-        self._seen: set[bytes] = set()
-        self._votes_before = (0, 0)
-
-    def begin(self, row: Row) -> None:
-        """Say which row the next votes belong to."""
-        self.row, self._votes_before = row, (self.votes.used, self.votes.total)
-
-    def use(self) -> None:
-        """Count a used row."""
-        self.rows.use()
-
-    def drop(self, row: Row, code: str, detail: str, votes: int = 0) -> None:
-        """Count a dropped row and write it to the rejects.
-
-        votes: how many votes the row holds; those without a reason of their own get the row's.
-        """
-        if self.row is not row:
-            self.begin(row)
-        self.rows.drop(code, where=f"{row.file}:{row.line}")
-        used, total = self._votes_before
-        self.votes.used = used
-        if votes > self.votes.total - total:
-            self.drop_vote(code, votes - (self.votes.total - total))
-        if row.ends:
-            self.warn(f"{row.file} could be read up to line {row.line} only: {detail}")
-        record = {
-            "file": row.file,
-            "line": row.line,
-            "row": row.number,
-            "reason": code,
-            "detail": detail,
-            "record": short(row.obj, 500),
-        }
-        self._on_reject(record)
-
-    def vote(self) -> None:
-        """Count a vote."""
-        self.votes.use()
-
-    def drop_vote(self, reason: str, n: int = 1) -> None:
-        """Count something that looks like a vote and is none."""
-        where = f"{self.row.file}:{self.row.line}" if self.row else None
-        self.votes.drop(reason, where=where, n=n)
-
-    def warn(self, message: str) -> None:
-        """Remember a warning and how often it occurred."""
-        self.warnings[message] += 1
-
-    def seen(self, *parts: Any) -> bool:
-        """Whether these parts were passed before; they are remembered as a 16-byte digest."""
-        digest = hashlib.blake2b(_stable(parts), digest_size=16).digest()
-        if digest in self._seen:
-            return True
-        self._seen.add(digest)
-        return False
+__all__ = [
+    "Detection", "Format", "Intake", "Options", "Row", "group_key", "key_by_key", "make_group",
+    "merge", "prompt_messages", "row_by_row", "rows_by_key",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Format:
     """An input format.
 
-    matches: one row → evidence text, or None. parse: rows → groups, with every row accounted for.
+    matches: one row → evidence text, or None. parse: rows → groups, with every row accounted for;
+    ``row_by_row`` and ``key_by_key`` make it. generic: this format's rows are what many tools
+    write, so it gives way to any other format that fits.
     """
 
     name: str
     description: str
     matches: Callable[[Any], str | None]
     parse: Callable[[Iterable[Row], Intake], Iterator[PreferenceGroup]]
+    generic: bool = False
 
 
 @dataclass
@@ -173,6 +78,75 @@ def row_by_row(
                 continue
             intake.use()
             yield group
+
+    return parse
+
+
+def rows_by_key(
+    rows: Iterable[Row], intake: Intake, key: Callable[[Any], Any], votes_in: Callable[[Any], int]
+) -> Iterator[list[Row]]:
+    """The rows of each key together, wherever they stand in the file; keys in order of appearance.
+
+    For formats whose comparison is spread over rows. The rows wait on disk, so memory holds 24
+    bytes a row and the rows of one key. Error rows, and those for which ``key`` raises RecordError,
+    are dropped here; every row that comes out must be used or dropped by the caller
+    (``intake.begin(row)``, then ``intake.use()`` or ``intake.drop(row, …)``).
+    key: JSON value of a row → any JSON value. votes_in: how many votes a row holds.
+    """
+    with Spool(intake.folder) as spool:
+        for row in rows:
+            intake.begin(row)
+            if row.error is not None:
+                intake.drop(row, *row.error)
+                continue
+            try:
+                mark = digest(key(row.obj))
+            except RecordError as error:
+                intake.drop(row, error.code, error.message, votes_in(row.obj))
+                continue
+            spool.add(mark, pickle.dumps((row.file, row.line, row.number, row.obj), 5))
+        for parts in spool.groups():
+            yield [Row(*pickle.loads(part)) for part in parts]
+
+
+def key_by_key(
+    key: Callable[[Any], Any],
+    convert: Callable[[list[Row], Intake], PreferenceGroup],
+    votes_in: Callable[[Any], int],
+) -> Callable[[Iterable[Row], Intake], Iterator[PreferenceGroup]]:
+    """The ``parse`` of a format where the rows of one key are a group (see ``rows_by_key``).
+
+    key: as in ``rows_by_key``; RecordError there drops one row, so check single rows in it.
+    convert: rows of one key, in file order → their group. RecordError drops all of them; a single
+    one is dropped by ``intake.drop(row, code, detail, votes)`` and the others count as used. It
+    counts votes with ``intake.vote`` when nothing can fail any more.
+    """
+
+    def parse(rows: Iterable[Row], intake: Intake) -> Iterator[PreferenceGroup]:
+        for together in rows_by_key(rows, intake, key, votes_in):
+            intake.begin(together[0])
+            with intake.dropping() as dropped:
+                used, total = intake.votes.used, intake.votes.total
+                try:
+                    group, problem = convert(together, intake), None
+                except RecordError as error:
+                    group, problem = None, error
+                    intake.votes.used = used
+            left = [row for row in together if id(row) not in dropped]
+            if group is not None:
+                for row in left:
+                    intake.begin(row)
+                    intake.use()
+                intake.begin(left[0] if left else together[0])
+                yield group
+            elif problem is not None:
+                # Votes that convert counted under a reason of their own keep it.
+                uncounted = sum(votes_in(row.obj) for row in together)
+                uncounted -= intake.votes.total - total
+                for row in left:
+                    votes = max(0, min(uncounted, votes_in(row.obj)))
+                    uncounted -= votes
+                    intake.drop(row, problem.code, problem.message, votes)
 
     return parse
 
@@ -280,7 +254,3 @@ def _content_key(candidate: Candidate) -> str:
     # The exact text, not the normalised one: two answers that differ in a space or in case are
     # still two answers to the reward model.
     return json.dumps([[m.role, m.content] for m in candidate.messages])
-
-
-def _stable(parts: Any) -> bytes:
-    return json.dumps(parts, sort_keys=True, default=str).encode("ascii", "backslashreplace")

@@ -1,0 +1,97 @@
+"""Values on disk that come back grouped by key, in memory of 24 bytes a value.
+
+Files are often longer than memory, and what belongs together may stand anywhere in them: two
+annotators' votes on one comparison, the rows of one conversation tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+BATCH = 4096
+
+
+def digest(parts: Any) -> bytes:
+    """16 bytes that stand for a JSON value; equal for equal values, whatever their key order."""
+    text = f"\0{parts}" if isinstance(parts, str) else _json(parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _json(parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+class Spool:
+    """Byte strings by key: ``add`` them all, then go through ``groups`` as often as needed."""
+
+    def __init__(self, folder: Path | None = None):
+        """folder: where the file lies that holds the values; it has no name and leaves no rest."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
+        self._size = 0
+        self._starts, self._high, self._low = array("Q"), array("Q"), array("Q")
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Appends a value. key: 16 bytes, see ``digest``."""
+        self._starts.append(self._size)
+        self._high.append(int.from_bytes(key[:8], "big"))
+        self._low.append(int.from_bytes(key[8:], "big"))
+        self._file.write(value)
+        self._size += len(value)
+
+    def groups(self) -> Iterator[list[bytes]]:
+        """The values of each key, in the order in which they came; keys in order of their first.
+
+        The values of one key are in memory together.
+        """
+        import numpy as np  # not before files are grouped: --help stays fast
+
+        n = len(self._starts)
+        if not n:
+            return
+        high, low = (np.frombuffer(a, dtype=np.uint64) for a in (self._high, self._low))
+        order = np.lexsort((low, high))  # stable: within a key the order of arrival stays
+        high, low = high[order], low[order]
+        begins = np.flatnonzero(
+            np.concatenate(([True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])))
+        )
+        ends = np.append(begins[1:], n)
+        del high, low
+        by_first = np.argsort(order[begins])
+        begins, ends = begins[by_first], ends[by_first]
+        self._file.flush()
+        for at in range(0, len(begins), BATCH):
+            some = slice(at, at + BATCH)
+            for begin, end in zip(begins[some].tolist(), ends[some].tolist(), strict=True):
+                yield [self._read(i) for i in order[begin:end].tolist()]
+
+    def _read(self, i: int) -> bytes:
+        start = self._starts[i]
+        end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
+        if self._file.tell() != start:
+            self._file.seek(start)
+        return self._file.read(end - start)
+
+    def close(self) -> None:
+        """Frees the disk."""
+        self._file.close()
