@@ -180,9 +180,9 @@ class Candidate:
 class Judgement:
     """One annotator's statement about the candidates of a group.
 
-    kind and value: "pair" {"winner": id, "loser": id} or {"tie": [id, id]}; "rank" {id: rank, lower
-    is better, or None}; "score" {id: float, higher is better}. strength: how sure or how far apart,
-    in the source's own unit. suspect: why this judgement is doubted, or None.
+    kind and value: "pair" {"winner": id, "loser": id, "p"?: probability in (0.5, 1]} or {"tie":
+    [id, id]}; "rank" {id: rank, lower is better, or None}; "score" {id: float, higher is better}.
+    strength: how sure or how far apart, in the source's own unit. suspect: why it is doubted.
     """
 
     annotator: str | None
@@ -304,8 +304,7 @@ class PairTarget:
 
 def normalise_text(text: str) -> str:
     """NFKC, case-folded, runs of white space as one space: equal for texts that read the same."""
-    # Case folding can undo NFKC and the reverse; a few rounds reach the fixed point.
-    for _ in range(4):
+    for _ in range(4):  # case folding can undo NFKC and the reverse; this reaches the fixed point
         folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
         if folded == text:
             break
@@ -338,6 +337,9 @@ def _check_judgement(kind: Any, value: Any) -> None:
         if not (isinstance(ids, (list, tuple)) and all(isinstance(i, str) for i in ids)
                 and len(ids) == 2 and len(set(ids)) == 2):  # fmt: skip
             raise RecordError(f"pair judgement {short(value)} does not name two candidates")
+        p = value.get("p", 1.0)
+        if not isinstance(p, (int, float)) or not 0.5 < p <= 1.0 or ("p" in value and tie):
+            raise RecordError(f"pair judgement {short(value)}: p is not within (0.5, 1]")
         return
     for number in value.values():
         if number is None and kind == "rank":

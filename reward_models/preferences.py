@@ -21,9 +21,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 from align.config_errors import UserError
-from align.records import Judgement, PairTarget, PreferenceGroup
+from align.records import Judgement, PairTarget, PreferenceGroup, RecordError, short
 
 AGGREGATES = ("soft", "majority", "per_annotator")
 TIES = ("half", "drop")
@@ -104,6 +105,23 @@ def votes(
     return {pair: cast for pair, cast in found.items() if cast}
 
 
+def pair_value(first: str, second: str, p: float) -> dict[str, Any]:
+    """The value of a "pair" judgement that the candidate ``first`` is better with probability p.
+
+    p 0.5 is a tie, 1 or 0 a plain vote; what lies between keeps its probability as "p" of the
+    winner. RecordError (bad_value) where p is no probability.
+    """
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
+        raise RecordError(f"{short(p)} is not a probability", code="bad_value")
+    p = round(p, 12)  # 2 - 1.4 is to be written as 0.6
+    if p == 0.5:
+        return {"tie": [first, second]}
+    winner, loser = (first, second) if p > 0.5 else (second, first)
+    p = round(max(p, 1.0 - p), 12)
+    value: dict[str, Any] = {"winner": winner, "loser": loser}
+    return value if p == 1.0 else {**value, "p": p}
+
+
 def _compared(judgement: Judgement) -> Iterable[tuple[str, str, float, float | None]]:
     """(first, second, P(first is better), strength) of every pair a judgement speaks about."""
     value = judgement.value
@@ -112,7 +130,7 @@ def _compared(judgement: Judgement) -> Iterable[tuple[str, str, float, float | N
         if "tie" in value:
             yield value["tie"][0], value["tie"][1], 0.5, strength
         else:
-            yield value["winner"], value["loser"], 1.0, strength
+            yield value["winner"], value["loser"], float(value.get("p", 1.0)), strength
         return
     sign = 1.0 if judgement.kind == "score" else -1.0
     known = [(i, sign * v) for i, v in value.items() if v is not None]

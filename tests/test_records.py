@@ -39,7 +39,8 @@ meta = st.dictionaries(text, st.none() | st.booleans() | st.integers() | text, m
 def groups(draw):
     ids = draw(st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=4, unique=True))
     a, b = ids[:2]
-    value = st.sampled_from([{"winner": a, "loser": b}, {"tie": [a, b]}])
+    votes = [{"winner": a, "loser": b}, {"tie": [a, b]}, {"winner": b, "loser": a, "p": 0.7}]
+    value = st.sampled_from(votes)
     judgements = [
         Judgement("甲", "pair", draw(value), strength=0.5, source="x"),
         Judgement(None, "rank", {a: 1, b: None}),
@@ -151,6 +152,13 @@ def test_bad_groups_have_a_reason(row, code):
         ("pair", {"winner": "a", "loser": "a"}),
         ("pair", {"tie": ["a", "b", "c"]}),
         ("pair", {"tie": "ab"}),
+        ("pair", {"winner": "a", "loser": "b", "p": 0.5}),
+        ("pair", {"winner": "a", "loser": "b", "p": 0.3}),
+        ("pair", {"winner": "a", "loser": "b", "p": 1.1}),
+        ("pair", {"winner": "a", "loser": "b", "p": float("nan")}),
+        ("pair", {"winner": "a", "loser": "b", "p": "0.7"}),
+        ("pair", {"winner": "a", "loser": "b", "p": None}),
+        ("pair", {"tie": ["a", "b"], "p": 0.7}),
         ("rank", {}),
         ("rank", [1, 2]),
         ("score", {"a": None}),
@@ -162,6 +170,14 @@ def test_bad_groups_have_a_reason(row, code):
 def test_bad_judgements(kind, value):
     with pytest.raises(RecordError):
         Judgement(None, kind, value)
+
+
+def test_a_pair_may_say_how_probable_its_winner_is():
+    vote = Judgement("j", "pair", {"winner": "a", "loser": "b", "p": 0.7})
+    assert vote.ids == ("a", "b")
+    assert Judgement.from_json(vote.to_json()) == vote
+    assert vote.to_json()["value"] == {"winner": "a", "loser": "b", "p": 0.7}
+    assert Judgement(None, "pair", {"winner": "a", "loser": "b", "p": 1}).ids == ("a", "b")
 
 
 def test_candidate_text_and_messages():

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.config_errors import UserError
-from align.records import Candidate, Judgement, Message, PreferenceGroup
-from reward_models.preferences import targets
+from align.records import Candidate, Judgement, Message, PreferenceGroup, RecordError
+from reward_models.preferences import pair_value, targets
 
 SETTINGS = ("soft", "majority", "per_annotator")
 
@@ -19,9 +19,10 @@ def group(*judgements, k=2):
     return PreferenceGroup("g", (Message("user", "q"),), candidates, tuple(judgements))
 
 
-def win(winner, loser="", annotator=None, **more):
+def win(winner, loser="", annotator=None, p=None, **more):
     loser = loser or ("b" if winner == "a" else "a")
-    return Judgement(annotator, "pair", {"winner": winner, "loser": loser}, **more)
+    value = {"winner": winner, "loser": loser} | ({} if p is None else {"p": p})
+    return Judgement(annotator, "pair", value, **more)
 
 
 def tie(annotator=None):
@@ -122,6 +123,48 @@ def test_min_annotators_and_suspects():
     flagged = group(win("a", suspect="display_order"), win("b"))
     assert short(targets(flagged)) == [(0, 1, 0.5, 1.0)]
     assert short(targets(flagged, suspects="drop")) == [(1, 0, 1.0, 1.0)]
+
+
+def test_a_probable_winner_is_a_share_of_a_vote():
+    # AlpacaEval's preference 1.3: output 1 is better with probability 0.7.
+    sure = win("a", annotator="j", p=0.7)
+    assert short(targets(group(sure))) == [(0, 1, 0.7, 1.0)]
+    assert short(targets(group(sure, win("b")))) == [(1, 0, 0.65, 1.0)]
+    assert short(targets(group(sure), aggregate="majority")) == [(0, 1, 1.0, 1.0)]
+    assert short(targets(group(sure), aggregate="per_annotator")) == [(0, 1, 0.7, 1.0)]
+    assert short(targets(group(win("b", p=0.7)), ties="drop")) == [(1, 0, 0.7, 1.0)]
+    # (0.7 + 1) / (1 + 2)
+    assert short(targets(group(sure), alpha=1.0)) == [(0, 1, 0.566667, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("p", "value"),
+    [
+        (1, {"winner": "x", "loser": "y"}),
+        (0.0, {"winner": "y", "loser": "x"}),
+        (0.5, {"tie": ["x", "y"]}),
+        (2 - 1.3, {"winner": "x", "loser": "y", "p": 0.7}),
+        (2 - 1.4, {"winner": "x", "loser": "y", "p": 0.6}),
+        (0.3, {"winner": "y", "loser": "x", "p": 0.7}),
+    ],
+)
+def test_pair_value(p, value):
+    assert pair_value("x", "y", p) == value
+    assert Judgement(None, "pair", value).value == value
+
+
+@given(st.floats(0, 1))
+def test_pair_value_is_read_back_as_the_probability(p):
+    vote = Judgement(None, "pair", pair_value("a", "b", p))
+    (made,) = targets(group(vote))
+    read = made.target if made.a == 0 else 1.0 - made.target
+    assert read == pytest.approx(p, abs=1e-11)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan"), True, "0.5", None])
+def test_pair_value_of_no_probability(p):
+    with pytest.raises(RecordError, match="probability"):
+        pair_value("a", "b", p)
 
 
 @pytest.mark.parametrize(
