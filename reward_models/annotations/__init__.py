@@ -5,9 +5,19 @@ A format is one module with a ``FORMAT`` and one entry in ``FORMATS``.
 
 from __future__ import annotations
 
-from reward_models.annotations import canonical, label_studio, pairs
+from reward_models.annotations import (
+    canonical,
+    hh_rlhf,
+    label_studio,
+    pairs,
+)
 from reward_models.annotations.base import Format, Intake, Options
 
-FORMATS: tuple[Format, ...] = (label_studio.FORMAT, pairs.FORMAT, canonical.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    canonical.FORMAT,
+    hh_rlhf.FORMAT,
+    label_studio.FORMAT,
+    pairs.FORMAT,
+)
 
 __all__ = ["FORMATS", "Format", "Intake", "Options"]

@@ -24,6 +24,10 @@ SAMPLES: dict[str, list[Any]] = {
             "meta": {},
         },
     ],
+    "hh_rlhf": [
+        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
+        {"chosen": "\n\nHuman: 问\n\nAssistant: 甲", "rejected": "\n\nHuman: 问\n\nAssistant: 乙"},
+    ],
     "label_studio": [
         {
             "id": 1,
