@@ -10,6 +10,7 @@ from reward_models.annotations import (
     hh_rlhf,
     label_studio,
     pairs,
+    summarize_from_feedback,
 )
 from reward_models.annotations.base import Format, Intake, Options
 
@@ -18,6 +19,7 @@ FORMATS: tuple[Format, ...] = (
     hh_rlhf.FORMAT,
     label_studio.FORMAT,
     pairs.FORMAT,
+    summarize_from_feedback.FORMAT,
 )
 
 __all__ = ["FORMATS", "Format", "Intake", "Options"]

@@ -44,4 +44,16 @@ SAMPLES: dict[str, list[Any]] = {
         {"prompt": "Q", "chosen": "A", "rejected": "B", "annotator": "x"},
         {"prompt": "问", "chosen": "甲", "rejected": "乙"},
     ],
+    "summarize_from_feedback": [
+        {
+            "info": {"id": "t3_1", "post": "My cat left.", "title": "Help", "subreddit": "cats"},
+            "summaries": [{"text": " cat gone", "policy": "sup2"}, {"text": " my cat left"}],
+            "choice": choice,
+            "worker": worker,
+            "batch": "batch9",
+            "split": "train",
+            "extra": {"confidence": 8},
+        }
+        for worker, choice in (("w1", 1), ("w2", 0))
+    ],
 }  # fmt: skip
