@@ -11,6 +11,7 @@ from reward_models.annotations import (
     label_studio,
     pairs,
     summarize_from_feedback,
+    webgpt,
 )
 from reward_models.annotations.base import Format, Intake, Options
 
@@ -20,6 +21,7 @@ FORMATS: tuple[Format, ...] = (
     label_studio.FORMAT,
     pairs.FORMAT,
     summarize_from_feedback.FORMAT,
+    webgpt.FORMAT,
 )
 
 __all__ = ["FORMATS", "Format", "Intake", "Options"]

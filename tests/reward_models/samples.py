@@ -56,4 +56,19 @@ SAMPLES: dict[str, list[Any]] = {
         }
         for worker, choice in (("w1", 1), ("w2", 0))
     ],
+    "webgpt": [
+        {
+            "question": {"dataset": "eli5", "id": "q1", "full_text": "Q"},
+            "quotes_0": {"title": ["T"], "extract": ["E"]},
+            "answer_0": "A [1]",
+            "score_0": 0.5,
+            "quotes_1": {"title": [], "extract": []},
+            "answer_1": "B",
+            "score_1": -0.5,
+        },
+        {
+            "question": {"dataset": "eli5", "id": "q2", "full_text": "问"},
+            "answer_0": "甲", "score_0": 0.0, "answer_1": "乙", "score_1": 0.0,
+        },
+    ],
 }  # fmt: skip
