@@ -238,7 +238,7 @@ def _ppo_rules(config: Config) -> None:
     if ppo.ptx_coef > 0 and config.data.sft is None:
         raise UserError("data.sft", None, "is needed by ppo.ptx_coef > 0", "Give a file")
     missing = ppo.missing_eos
-    if missing.mode == "subtract" and missing.value < 0:
+    if missing.mode == "subtract" and missing.value is not None and missing.value < 0:
         reason = "would reward completions that never end"
         raise UserError("ppo.missing_eos.value", missing.value, reason, "Use a value of 0 or more")
     if not all(rollout.stop):

@@ -151,7 +151,9 @@ class MissingEos:
     """What a completion without a stop token scores."""
 
     mode: Literal["none", "set", "subtract"] = key("none", "set: score := value; subtract: −value")
-    value: float = key(1.0, "penalty; with mode set, the score itself")
+    value: float | None = key(
+        None, "penalty, null: 1; with mode set the score itself, null: −1"
+    )
 
 
 @dataclass

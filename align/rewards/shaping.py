@@ -38,6 +38,13 @@ def missing_eos(
     raise ValueError(f"missing_eos mode={mode!r} is none of {', '.join(EOS_MODES)}")
 
 
+def _eos_value(rule: Any) -> float:
+    """The value of `ppo.missing_eos`, or its mode's default: N+'s score of −1, a penalty of 1."""
+    if rule.value is not None:
+        return rule.value
+    return -1.0 if rule.mode == "set" else 1.0
+
+
 def length_penalty(scores: Tensor, lengths: Tensor | Sequence[int], per_token: float) -> Tensor:
     """Scores minus per_token for each completion token. scores, lengths: (C,). Returns (C,)."""
     return scores - per_token * torch.as_tensor(lengths, device=scores.device).to(scores)
@@ -114,7 +121,7 @@ class ScoreShaper:
             score_norm=ppo.score_norm,
             score_clip=ppo.score_clip,
             eos_mode=ppo.missing_eos.mode,
-            eos_value=ppo.missing_eos.value,
+            eos_value=_eos_value(ppo.missing_eos),
             per_token=ppo.length_penalty,
         )
 

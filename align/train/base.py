@@ -68,7 +68,7 @@ class AlignTrainer(Trainer):
         self.guard = Guard(spike.action == "continue", factor)
         self._step_loss, self.finite = torch.zeros(()), True
         self.step_counts: dict[str, float] = {}
-        self._clock, self._clock_tokens = time.monotonic(), 0
+        self._clock, self._clock_tokens = 0.0, -1  # started by the first step
         super().__init__(
             model=policy.module,
             args=args,
@@ -87,8 +87,8 @@ class AlignTrainer(Trainer):
         raise NotImplementedError
 
     def items(self, groups: Sequence[TokenGroup]) -> float:
-        """What the losses of these groups are averaged over."""
-        raise NotImplementedError
+        """What the losses of these groups are averaged over; here the weight of their pairs."""
+        return sum(pair.weight for g in groups for pair in g.pairs)
 
     # Data
 
@@ -132,6 +132,8 @@ class AlignTrainer(Trainer):
         here = [sum(b["counts"][name] for b in batches) for name in names]
         summed = sum_over_ranks(torch.tensor(here, dtype=torch.float64)).tolist()
         self.step_counts = dict(zip(names, summed, strict=True))
+        if self._clock_tokens < 0:
+            self._clock, self._clock_tokens = time.monotonic(), self.state.num_input_tokens_seen
         self.state.num_input_tokens_seen += int(self.step_counts.get("tokens", 0))
         self._step_loss = torch.zeros((), device=self.args.device)
         return batches, torch.tensor(self.step_counts.get("items") or 1.0, dtype=torch.float64)
@@ -254,23 +256,32 @@ class AlignTrainer(Trainer):
 
     def measure(self) -> dict[str, float]:
         """The objective and its figures on the held-out groups, over all ranks."""
-        dataset = GroupDataset(self.held_out)
-        args = self.args
         model: Any = self.model_wrapped
-        parts = eval_parts(
-            len(dataset), args.per_device_eval_batch_size,
-            rank=args.process_index, world=args.world_size,
-        )  # fmt: skip
         meter = Meter()
         was_training = model.training
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            for part in parts:
-                chosen = [dataset[i] for i in part]
-                result = self.objective(model, self.policy.collate(chosen).to(args.device))
+            for _, chosen, batch in self.each_once(self.held_out):
+                result = self.objective(model, batch)
                 meter.add({"loss": (result.total, self.items(chosen)), **result.stats})
         model.train(was_training)
         return meter.flush()
+
+    def each_once(
+        self, groups: Sequence[TokenGroup]
+    ) -> Iterator[tuple[list[int], list[TokenGroup], GroupBatch]]:
+        """Batches of an evaluation, each group on one rank: (indices, groups, batch on the device).
+
+        All ranks get as many: one without groups left gets fillers, and no indices.
+        """
+        args, dataset = self.args, GroupDataset(groups)
+        for part in eval_parts(
+            len(groups), args.per_device_eval_batch_size,
+            rank=args.process_index, world=args.world_size,
+        ):  # fmt: skip
+            chosen = [dataset[i] for i in part]
+            batch = self.policy.collate(chosen).to(args.device)
+            yield [i for i in part if i != FILLER], chosen, batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the meter's figures and the speed to a training log line."""

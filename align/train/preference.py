@@ -26,12 +26,8 @@ if TYPE_CHECKING:
     from align.config import Config
 
 
-class _PairTrainer(AlignTrainer):
-    """What both methods share: weights, and rewards of the winner and the loser."""
-
-    def items(self, groups: Sequence[TokenGroup]) -> float:
-        """Weight of the pairs."""
-        return sum(pair.weight for g in groups for pair in g.pairs)
+class _ImplicitRewardTrainer(AlignTrainer):
+    """What both methods share: rewards of the winner and the loser."""
 
     def _rewards(
         self, batch: GroupBatch, a: Tensor, b: Tensor, logp_a: Tensor, logp_b: Tensor
@@ -55,7 +51,7 @@ class _PairTrainer(AlignTrainer):
         }
 
 
-class DpoTrainer(_PairTrainer):
+class DpoTrainer(_ImplicitRewardTrainer):
     """The DPO family; see docs/dpo.md and `align.losses_dpo`."""
 
     def objective(self, model: Any, batch: GroupBatch) -> Objective:
@@ -90,7 +86,7 @@ class DpoTrainer(_PairTrainer):
         return Objective(total, self._rewards(batch, rewards[a], rewards[b], logps[a], logps[b]))
 
 
-class OrpoTrainer(_PairTrainer):
+class OrpoTrainer(_ImplicitRewardTrainer):
     """ORPO: NLL of the preferred response (per token) + beta · odds-ratio term."""
 
     def objective(self, model: Any, batch: GroupBatch) -> Objective:

@@ -18,7 +18,6 @@ import torch
 from align.config_errors import UserError
 from align.distributed import barrier, gather_objects, rank, zero3
 from align.groups import TokenGroup
-from align.train.batches import GroupDataset, eval_parts
 
 if TYPE_CHECKING:
     from align.policy import Policy
@@ -71,20 +70,12 @@ def key(policy: Policy, groups: Sequence[TokenGroup]) -> str:
 
 def _compute(trainer: AlignTrainer, groups: Sequence[TokenGroup]) -> torch.Tensor:
     """(all candidates,) summed log-probs under the starting weights, each group on one rank."""
-    args, module, policy = trainer.args, trainer.policy.module, trainer.policy
-    dataset = GroupDataset(groups)
+    module = trainer.policy.module
     # With DeepSpeed the Trainer does not put it there before training.
-    module.to(args.device).eval()
+    module.to(trainer.args.device).eval()
     mine: dict[int, list[float]] = {}
-    parts = eval_parts(
-        len(groups), args.per_device_eval_batch_size,
-        rank=args.process_index, world=args.world_size,
-    )  # fmt: skip
     with torch.no_grad():
-        for part in parts:
-            if part[0] < 0:
-                continue
-            batch = policy.collate([dataset[i] for i in part]).to(args.device)
+        for part, _, batch in trainer.each_once(groups):
             sums = batch.candidate_sums(module(batch, want=("logps",))["logps"]).tolist()
             start = 0
             for i in part:

@@ -22,7 +22,6 @@ from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.train import examples
 from align.train.base import AlignTrainer, Objective
-from align.train.batches import GroupDataset, eval_parts
 from align.train.runner import (
     callbacks,
     final_evaluation,
@@ -69,10 +68,6 @@ class RewardTrainer(AlignTrainer):
             "score/mean": (rows.sum() if real else 0.0, rows.numel() if real else 0),
         }
 
-    def items(self, groups: Sequence[TokenGroup]) -> float:
-        """Weight of the pairs; 1 a group where every group has a full set of comparisons."""
-        return sum(pair.weight for g in groups for pair in g.pairs)
-
 
 def train(config: Config) -> dict[str, float]:
     """Train on data.preferences and return the last figures."""
@@ -117,16 +112,11 @@ def reference_scores(trainer: RewardTrainer, groups: Sequence[TokenGroup]) -> li
             break
         chosen.append(group)
         candidates += len(group.completions)
-    args, dataset = trainer.args, GroupDataset(chosen)
     model: Any = trainer.model_wrapped
     model.eval()
     mine: list[float] = []
     with torch.no_grad():
-        for part in eval_parts(
-            len(chosen), args.per_device_eval_batch_size,
-            rank=args.process_index, world=args.world_size,
-        ):  # fmt: skip
-            batch = trainer.policy.collate([dataset[i] for i in part]).to(args.device)
+        for part, _, batch in trainer.each_once(chosen):
             scores = model(batch, want=("scores",))["scores"].mean(-1)
-            mine += scores.tolist() if part[0] >= 0 else []
+            mine += scores.tolist() if part else []
     return [score for part in gather_objects(mine) for score in part]

@@ -321,8 +321,7 @@ def minibatch(rollout: Rollout, number: int, count: int, seed: int) -> list[Toke
 
 
 def as_batch_counts(groups: Sequence[TokenGroup]) -> dict[str, float]:
-    """Completion tokens, candidates, and all tokens of some groups."""
+    """Completion tokens (items) and all tokens of some groups."""
     completion = float(sum(len(c) for g in groups for c in g.completions))
     prompts = float(sum(len(g.prompt_ids) for g in groups))
-    candidates = float(sum(len(g.completions) for g in groups))
-    return {"items": completion, "candidates": candidates, "tokens": completion + prompts}
+    return {"items": completion, "tokens": completion + prompts}

@@ -46,6 +46,12 @@ def test_item09_missing_eos(mode, value, expected):
     assert scores.tolist() == [1, 2, -3]
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("none", 3.0), ("set", -1.0), ("subtract", 2.0)])
+def test_item09_without_a_value_ending_is_still_worth_more(mode, expected):
+    shaper = ScoreShaper.from_config(Ppo(missing_eos=MissingEos(mode)))
+    assert shaper(t(3, 3), [True, False], [4, 4]).tolist() == [3.0, expected]
+
+
 def test_item09_the_rule_comes_from_the_configuration():
     for mode, expected in (("none", [3.0, 3.0]), ("set", [3.0, -2.0]), ("subtract", [3.0, 5.0])):
         if mode == "subtract":

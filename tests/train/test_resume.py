@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -377,3 +378,15 @@ def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(tmp_path, uninte
     assert f"ppo {newest + 1}/24" in out
     same(uninterrupted, folder)
     assert runs.figures(uninterrupted) == runs.figures(folder)
+
+
+def test_the_speed_after_a_resume_is_that_of_the_resumed_steps(checkpoint, monkeypatch):
+    """The tokens of the steps before it took none of its time."""
+    now = iter(range(1000))
+    monkeypatch.setattr("align.train.base.time", SimpleNamespace(monotonic=lambda: next(now)))
+    options = ("--train.resume", "auto", "--train.max_steps", 3, "--train.logging_steps", 1)
+    runs.train("sft", checkpoint, *options, *runs.CONSTANT)
+    rows = [json.loads(line) for line in (checkpoint / "metrics.jsonl").open()]
+    tokens = {row["step"]: row["tokens"] for row in rows if "loss" in row}
+    last = next(row for row in rows if row["step"] == 3 and "loss" in row)
+    assert last["tokens_per_s"] == tokens[3] - tokens[2]  # one second between two looks
