@@ -1,8 +1,8 @@
 """The import pipeline: files in; canonical groups, splits, pairs, accounting and a report out.
 
-Groups are spooled to disk as they are read. Those that turn out to hold the same prompt and the
-same answers are merged in a second pass, so memory holds one digest a group and the repeated groups
-only.
+Groups go to disk as they are read. Those that turn out to hold the same prompt and the same answers
+are merged in a second pass (``import_passes``), so memory holds a digest a group and the parts of
+one comparison.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,15 +21,13 @@ from align.config_errors import UserError
 from align.data.splits import assign
 from align.jsonl import short
 from align.records import Counts, PreferenceGroup, messages_json, prompt_key
-from reward_models.annotations.base import Detection, Intake, Options, merge
+from reward_models.annotations.base import Detection, Intake, Options
 from reward_models.annotations.detect import detect, format_named
 from reward_models.annotations.reading import read
-from reward_models.preferences import targets
+from reward_models.import_passes import Aggregator, Collected, Where, aggregator_for
 from reward_models.quality import Quality, advice
 
 SPLITS = ("train", "validation", "test")
-# file, line, row number
-Where = tuple[str | None, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _publish(work: Path, output: Path) -> None:
     Where there is a report.json, the files beside it are those that it counts.
     """
     (output / "report.json").unlink(missing_ok=True)
-    names = sorted(path.name for path in work.iterdir() if path.name != "spool")
+    names = sorted(path.name for path in work.iterdir())
     for name in sorted(names, key=lambda name: name == "report.json"):
         os.replace(work / name, output / name)
 
@@ -118,19 +116,23 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
     quality, groups = Quality(), Counts()
     with ExitStack() as stack:
         rejects = stack.enter_context(open(work / "rejects.jsonl", "w", encoding="utf-8"))
-        intake = Intake(settings.options, lambda record: _write(rejects, record))
-        with open(work / "spool", "w", encoding="utf-8") as spool:
-            times, per_file = _read_all(settings, found, intake, quality, spool)
+        intake = Intake(settings.options, lambda record: _write(rejects, record), work)
+        collected = stack.enter_context(closing(Collected(work)))
+        per_file = _read_all(settings, found, intake, quality, collected)
         if not intake.rows.used:
             _nothing_usable(settings, intake)
+        aggregator = aggregator_for(settings)
+        if isinstance(aggregator, Aggregator):
+            for _, group in collected.merged():
+                aggregator.observe(group)
         names = ("preferences", "pairs", *SPLITS)
         out = {
             n: stack.enter_context(open(work / f"{n}.jsonl", "w", encoding="utf-8")) for n in names
         }
         splits: Counter[str] = Counter()
         pairs = 0
-        for where, group in _merged(work / "spool", times):
-            made = _targets(group, settings)
+        for where, group in collected.merged():
+            made = aggregator.targets(group)
             if not made:
                 groups.drop("no_pair", where=f"{where[0]}:{where[1]}" if where[0] else None)
                 _write(rejects, _no_pair(where, group))
@@ -170,40 +172,18 @@ def _read_all(
     found: Sequence[Detection],
     intake: Intake,
     quality: Quality,
-    spool: TextIO,
-) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Reads all files; returns how often each group id occurs, and the row counts per file."""
-    times: Counter[str] = Counter()
+    collected: Collected,
+) -> list[dict[str, Any]]:
+    """Reads all files; returns the row counts per file."""
     per_file = []
     for path, detection in zip(settings.inputs, found, strict=True):
         before, intake.rows = intake.rows, Counts(file=str(path))
         for group in detection.format.parse(read(path), intake):
-            times[group.group_id] += 1
             quality.observe_shown(group)
-            row = intake.row
-            where = (row.file, row.line, row.number) if row else (None, None, None)
-            _write(spool, [where, group.to_json()])
+            collected.add(intake.row, group)
         per_file.append({"format": detection.format.name, **intake.rows.to_json()})
         intake.rows = before + intake.rows
-    return times, per_file
-
-
-def _merged(spool: Path, times: Counter[str]) -> Iterator[tuple[Where, PreferenceGroup]]:
-    """(where its first row stands, group) of each comparison."""
-    waiting: dict[str, tuple[Where, list[PreferenceGroup]]] = {}
-    with open(spool, encoding="utf-8") as file:
-        for line in file:
-            where, record = json.loads(line)
-            group = PreferenceGroup.from_json(record)
-            n = times[group.group_id]
-            if n > 1:
-                where, parts = waiting.setdefault(group.group_id, (where, []))
-                parts.append(group)
-                if len(parts) < n:
-                    continue
-                del waiting[group.group_id]
-                group = merge(parts)
-            yield where, group
+    return per_file
 
 
 def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:
@@ -218,18 +198,6 @@ def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:
         "detail": detail,
         "record": short(group.to_json(), 500),
     }
-
-
-def _targets(group: PreferenceGroup, settings: ImportSettings) -> list[Any]:
-    return targets(
-        group,
-        aggregate=settings.aggregate,
-        ties=settings.ties,
-        alpha=settings.alpha,
-        margin=True,
-        min_annotators=settings.min_annotators,
-        suspects=settings.suspects,
-    )
 
 
 def pair_rows(group: PreferenceGroup, made: Sequence[Any], split: str) -> Iterator[dict[str, Any]]:

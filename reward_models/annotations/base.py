@@ -234,7 +234,7 @@ def _renamed(judgement: Judgement, ids: dict[str, str]) -> Judgement:
     elif "tie" in value:
         value = {"tie": [ids[i] for i in value["tie"]]}
     else:
-        value = {"winner": ids[value["winner"]], "loser": ids[value["loser"]]}
+        value = {**value, "winner": ids[value["winner"]], "loser": ids[value["loser"]]}
     return Judgement(
         judgement.annotator,
         judgement.kind,

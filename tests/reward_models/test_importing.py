@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from align.data.pairs import load_preferences
-from align.records import Message, prompt_key
+from align.records import Message, PairTarget, prompt_key
+from reward_models import import_passes
 from reward_models.annotations.base import Options
 from reward_models.annotations.label_config import load_label_config
 from reward_models.import_annotations import main
@@ -279,6 +281,81 @@ def test_help_needs_no_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- targets that need every vote
+
+
+class MostTrusted:
+    """Only the annotator with the most votes in the whole import counts."""
+
+    def __init__(self, given):
+        self.given, self.votes, self.asked = given, Counter(), []
+
+    def observe(self, group):
+        assert not self.asked
+        self.votes.update(j.annotator for j in group.judgements)
+
+    def targets(self, group):
+        self.asked.append(group.group_id)
+        ((trusted, _),) = self.votes.most_common(1)
+        return [
+            PairTarget(group.index(j.value["winner"]), group.index(j.value["loser"]))
+            for j in group.judgements
+            if j.annotator == trusted
+        ]
+
+
+def test_an_aggregator_sees_every_vote_before_it_gives_a_target(tmp_path, monkeypatch):
+    made = []
+
+    def factory(given):
+        made.append(MostTrusted(given))
+        return made[0]
+
+    monkeypatch.setitem(import_passes.AGGREGATORS, "trusted", "aggregator_of_a_test:factory")
+    monkeypatch.setitem(
+        sys.modules, "aggregator_of_a_test", SimpleNamespace(factory=staticmethod(factory))
+    )
+    rows = [
+        {"prompt": "q1", "chosen": "a", "rejected": "b", "annotator": "x"},
+        {"prompt": "q2", "chosen": "a", "rejected": "b", "annotator": "x"},
+        {"prompt": "q3", "chosen": "a", "rejected": "b", "annotator": "y"},
+        {"prompt": "q1", "chosen": "b", "rejected": "a", "annotator": "y"},
+        {"prompt": "q4", "chosen": "a", "rejected": "b", "annotator": "y"},
+    ]
+    source = write(tmp_path / "in.jsonl", rows)
+    report = run(tmp_path / "out", source, aggregate="trusted", ties="drop")
+    assert made[0].given.ties == "drop"
+    assert dict(made[0].votes) == {"x": 2, "y": 3}
+    # q2 has no vote of y's; in q1 y prefers b, though x came first and said a.
+    assert report["groups"]["dropped"] == {"no_pair": 1}
+    pairs = lines(tmp_path / "out" / "pairs.jsonl")
+    assert [(p["prompt"][0]["content"], p["chosen"][0]["content"]) for p in pairs] == [
+        ("q1", "b"), ("q3", "a"), ("q4", "a"),
+    ]  # fmt: skip
+    # First appearance decides the order, though q1 was complete after q3 only.
+    assert len(made[0].asked) == 4
+
+
+def test_a_merged_probability_stays_with_its_pair(tmp_path):
+    first = {
+        "prompt": "q",
+        "candidates": [{"id": "a", "content": "x"}, {"id": "b", "content": "y"}],
+        "judgements": [{"annotator": "1", "kind": "pair", "value": {"winner": "a", "loser": "b"}}],
+    }
+    value = {"winner": "1", "loser": "2", "p": 0.75}
+    second = {
+        "prompt": "q",
+        "candidates": [{"id": "1", "content": "y"}, {"id": "2", "content": "x"}],
+        "judgements": [{"annotator": "2", "kind": "pair", "value": value}],
+    }
+    run(tmp_path / "out", write(tmp_path / "in.jsonl", [first, second]))
+    (group,) = lines(tmp_path / "out" / "preferences.jsonl")
+    assert [j["value"] for j in group["judgements"]] == [
+        {"winner": "a", "loser": "b"},
+        {"winner": "b", "loser": "a", "p": 0.75},
+    ]
 
 
 # --- whatever the input, the books balance
