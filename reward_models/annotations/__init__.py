@@ -6,21 +6,37 @@ A format is one module with a ``FORMAT`` and one entry in ``FORMATS``.
 from __future__ import annotations
 
 from reward_models.annotations import (
+    alpaca_eval,
     canonical,
+    helpsteer2,
+    helpsteer2_preference,
+    helpsteer3,
     hh_rlhf,
     label_studio,
+    nectar,
     pairs,
+    pku_saferlhf,
+    shp,
     summarize_from_feedback,
+    ultrafeedback,
     webgpt,
 )
 from reward_models.annotations.base import Format, Intake, Options
 
 FORMATS: tuple[Format, ...] = (
+    alpaca_eval.FORMAT,
     canonical.FORMAT,
+    helpsteer2.FORMAT,
+    helpsteer2_preference.FORMAT,
+    helpsteer3.FORMAT,
     hh_rlhf.FORMAT,
     label_studio.FORMAT,
+    nectar.FORMAT,
     pairs.FORMAT,
+    pku_saferlhf.FORMAT,
+    shp.FORMAT,
     summarize_from_feedback.FORMAT,
+    ultrafeedback.FORMAT,
     webgpt.FORMAT,
 )
 

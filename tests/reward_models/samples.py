@@ -44,6 +44,16 @@ SAMPLES: dict[str, list[Any]] = {
         {"prompt": "Q", "chosen": "A", "rejected": "B", "annotator": "x"},
         {"prompt": "问", "chosen": "甲", "rejected": "乙"},
     ],
+    "shp": [
+        {
+            "post_id": "p", "domain": "askbaking_train", "history": "Q", "human_ref_A": "A",
+            "human_ref_B": "B", "labels": 1, "score_A": 40, "score_B": 10, "score_ratio": 4.0,
+        },
+        {
+            "post_id": "p", "domain": "askbaking_train", "history": "Q", "human_ref_A": "甲",
+            "human_ref_B": "B", "labels": 0, "score_A": 5, "score_B": 10, "score_ratio": 2.0,
+        },
+    ],
     "summarize_from_feedback": [
         {
             "info": {"id": "t3_1", "post": "My cat left.", "title": "Help", "subreddit": "cats"},
