@@ -19,7 +19,8 @@ class LabelConfig:
     """A labelling config.
 
     fields: object name → data field. targets: control name → object names in ``toName`` order.
-    kinds: control name → tag in lower case. buckets: ranker name → its bucket names.
+    kinds: control name → tag in lower case. buckets: ranker name → its bucket names. choices:
+    control name → the choices that it offers, as they are exported.
     prompt, candidates (in display order), items (a List tag's): data fields, when known.
     """
 
@@ -27,6 +28,7 @@ class LabelConfig:
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     buckets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     prompt: str | None = None
     candidates: tuple[str, ...] = ()
     items: str | None = None
@@ -91,7 +93,7 @@ def parse_xml(text: str) -> LabelConfig:
             f"is not well formed: {error}",
             "Copy it again from Settings > Labeling Interface > Code",
         ) from None
-    fields, targets, kinds, buckets, lists = {}, {}, {}, {}, []
+    fields, targets, kinds, buckets, choices, lists = {}, {}, {}, {}, {}, []
     for node in root.iter():
         tag, name = node.tag.lower(), node.get("name")
         if not name:
@@ -101,6 +103,9 @@ def parse_xml(text: str) -> LabelConfig:
             kinds[name] = tag
             if tag == "ranker":
                 buckets[name] = tuple(b.get("name", "") for b in node.iter() if b.tag == "Bucket")
+            if tag == "choices":
+                offered = (c for c in node.iter() if c.tag == "Choice")
+                choices[name] = tuple(c.get("alias") or c.get("value") or "" for c in offered)
         elif (node.get("value") or "").startswith("$"):
             fields[name] = node.get("value", "")[1:]
             if tag == "list":
@@ -125,6 +130,7 @@ def parse_xml(text: str) -> LabelConfig:
         targets,
         kinds,
         buckets,
+        choices,
         prompt=_prompt_of(shown),
         candidates=tuple(dict.fromkeys(pairwise)),
         items=lists[0] if len(lists) == 1 else None,

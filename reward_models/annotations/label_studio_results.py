@@ -7,47 +7,14 @@ either: half of it would be a guess.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from align.records import Judgement
+from align.records import Judgement, RecordError
 from reward_models.annotations.label_config import LabelConfig, object_field
-from reward_models.annotations.label_studio_ratings import add_rating
-
-TIES = {
-    "tie",
-    "equal",
-    "equally good",
-    "same",
-    "both",
-    "both good",
-    "no preference",
-    "neither",
-    "draw",
-    "平局",
-    "一样",
-    "相同",
-    "差不多",
-    "都好",
-    "一样好",
-}
-BOTH_BAD = {
-    "both bad",
-    "bothbad",
-    "tie (bothbad)",
-    "equally bad",
-    "neither",
-    "都不好",
-    "都差",
-    "一样差",
-}
-LABELS = re.compile(
-    r"^(?:answer|response|output|candidate|option|回答|答案|回复|选项)?[\s_\-]*([a-z]|[0-9]{1,2})"
-    r"(?:[\s_\-]+is[\s_\-]+better|更好)?$",
-    re.IGNORECASE,
-)
+from reward_models.annotations.label_studio_ratings import Ratings
+from reward_models.annotations.naming import candidate_named, read_words, says_both_bad
 
 # Reasons of results that may stand beside a vote.
 BESIDE = ("other_result", "no_such_candidate")
@@ -59,16 +26,18 @@ Read = tuple[list[Judgement], str | None]
 class Task:
     """What a result is read against.
 
-    ids: candidates in display order. meta: written to the group.
+    ids: candidates in display order. titles: what else names them. numbered: ids are positions
+    only. assumed: no config confirmed the order. meta: written to the group.
     """
 
     data: Mapping[str, Any]
     config: LabelConfig | None
     ids: tuple[str, ...]
-    titles: dict[str, str]
+    titles: Mapping[str, str]
     assumed: bool
     bucket_order: tuple[str, ...]
     meta: dict[str, Any]
+    numbered: bool = False
 
 
 def judgements_of(
@@ -78,7 +47,7 @@ def judgements_of(
     judgements: list[Judgement] = []
     reasons: list[str] = []
     notes: list[str] = []
-    ratings: dict[str, dict[str, float]] = {}
+    ratings = Ratings(task, results)
     for result in results:
         value = result.get("value") if isinstance(result, dict) else None
         if not isinstance(value, dict):
@@ -89,9 +58,9 @@ def judgements_of(
         elif kind == "ranker":
             found, reason = _ranker(result, value, annotator, task)
         elif kind == "choices":
-            found, reason = _choices(result, value, annotator, task)
+            found, reason = _choices(result, value, annotator, task, warn)
         elif kind in ("rating", "number"):
-            found, reason = [], add_rating(result, value, task, ratings)
+            found, reason = [], ratings.add(result, value)
             if reason == "no_such_candidate":  # it may rate the prompt, or the annotator's effort
                 notes.append(f"{kind} {result.get('from_name')!r} is about no candidate: left out")
         else:
@@ -101,7 +70,7 @@ def judgements_of(
             return [], reason
         reasons += [reason] if reason else []
         judgements += found
-    for control, scores in ratings.items():
+    for control, scores in ratings.scores.items():
         source = _source("rating", control)
         judgements.append(Judgement(annotator, "score", dict(scores), source=source))
     if _contradict(judgements):
@@ -147,7 +116,8 @@ def _sides(
     """(left, right) candidate ids.
 
     By the config's ``toName`` order, or the field names given instead of one; else by the objects
-    that ``to_name`` names (real exports name the first one only); else in the order of the data
+    that ``to_name`` names, where it names any (Label Studio itself writes the control's own name
+    there; results that were uploaded name the first object or both); else in the order of the data
     keys.
     """
     control, to_name = result.get("from_name"), result.get("to_name")
@@ -212,6 +182,11 @@ def _ranker(
         ranks.update(
             {str(i): order.index(b) + 1 for b, ids in buckets.items() if b != "_" for i in ids}
         )
+        # Untouched, all items are stored in the default bucket, in display order.
+        if [str(i) for ids in buckets.values() for i in ids] == list(task.ids) and (
+            len({r for r in ranks.values() if r is not None}) == 1
+        ):
+            suspect = suspect or "display_order"
     if sum(r is not None for r in ranks.values()) < 2:
         return [], "nothing_ranked"
     return [Judgement(annotator, "rank", ranks, source=source, suspect=suspect)], None
@@ -225,59 +200,33 @@ def _is_ranking(buckets: Mapping[str, Any], control: Any, config: LabelConfig | 
 
 
 def _choices(
-    result: Mapping[str, Any], value: Mapping[str, Any], annotator: str | None, task: Task
+    result: Mapping[str, Any],
+    value: Mapping[str, Any],
+    annotator: str | None,
+    task: Task,
+    warn: Callable[[str], None],
 ) -> Read:
-    chosen = value.get("choices")
-    chosen = [chosen] if isinstance(chosen, str) else chosen
-    if not isinstance(chosen, list) or not all(isinstance(c, str) for c in chosen):
-        return [], "malformed_result"
-    source = _source("choices", result.get("from_name"))
-    suspect = _suspect(result)
-    named = [_candidate_named(c, task) for c in chosen]
-    texts = [c.strip().lower() for c in chosen]
-    if len(chosen) == 1 and texts[0] in TIES | BOTH_BAD and len(task.ids) == 2:
-        vote = Judgement(annotator, "pair", {"tie": list(task.ids)}, source=source, suspect=suspect)
-        return [vote], None
-    if not any(named):
+    control = result.get("from_name")
+    if _is_scale(control, task):
         return [], "other_result"
-    if len(chosen) > 1 or named[0] is None:
-        return [], "ambiguous_choice"
-    losers = [i for i in task.ids if i != named[0]]
-    return [
-        Judgement(
-            annotator, "pair", {"winner": named[0], "loser": i}, source=source, suspect=suspect
-        )
-        for i in losers
-    ], None
+    try:
+        pairs = read_words(value.get("choices"), task.ids, task.titles, question=control, warn=warn)
+    except RecordError as error:
+        return [], error.code
+    source, suspect = _source("choices", control), _suspect(result)
+    return [Judgement(annotator, "pair", p, source=source, suspect=suspect) for p in pairs], None
+
+
+def _is_scale(control: Any, task: Task) -> bool:
+    """Whether the config offers this control numbers that are no candidates', as from 1 to 5."""
+    offered = task.config.choices.get(control, ()) if task.config else ()
+    numbers = [word for word in offered if word.strip().isdigit()]
+    return any(candidate_named(word, task.ids, task.titles) is None for word in numbers)
 
 
 def _says_both_bad(result: Mapping[str, Any], task: Task) -> bool:
-    chosen = result["value"].get("choices") if result.get("type") == "choices" else None
-    text = chosen[0] if isinstance(chosen, list) and len(chosen) == 1 else chosen
-    return isinstance(text, str) and text.strip().lower() in BOTH_BAD and len(task.ids) == 2
-
-
-def _candidate_named(choice: str, task: Task) -> str | None:
-    """The candidate that a choice names: its id, title, side, letter or number."""
-    text = choice.strip().lower()
-    for candidate in task.ids:
-        if text == candidate.lower():
-            return candidate
-    if text in task.titles:
-        return task.titles[text]
-    if text in ("left", "right", "左", "右") and len(task.ids) == 2:
-        return task.ids[text in ("right", "右")]
-    match = LABELS.match(text)
-    if not match:
-        return None
-    suffix = match.group(1)
-    same = [
-        i for i in task.ids if re.search(rf"(?:^|[^0-9a-z]|(?<=[a-z])(?=\d)){suffix}$", i.lower())
-    ]
-    if len(same) == 1:
-        return same[0]
-    position = int(suffix) - 1 if suffix.isdigit() else ord(suffix) - ord("a")
-    return task.ids[position] if 0 <= position < len(task.ids) else None
+    kind, value = result.get("type"), result["value"]
+    return kind == "choices" and says_both_bad(value.get("choices"), task.ids)
 
 
 def _contradict(judgements: Sequence[Judgement]) -> bool:

@@ -79,7 +79,7 @@ def test_left_from_field_names_and_from_to_name():
     fields = load_label_config("prompt=问,left=乙,right=甲")
     (group,), _ = run([task(pairwise("right"), 问="你好", 甲="好", 乙="坏")], label_config=fields)
     assert group.judgements[0].value == {"winner": "甲", "loser": "乙"}
-    # Real exports name the first object only: it is the left one.
+    # Uploaded results may name the first object only: it is the left one.
     (group,), intake = run([task(pairwise("left", to_name="answer2"))])
     assert group.judgements[0].value == {"winner": "answer2", "loser": "answer1"}
     assert not intake.warnings
@@ -217,6 +217,29 @@ def test_ranking_equal_to_display_order_is_suspect():
     assert group.judgements[0].suspect == "display_order"
 
 
+def test_the_list_shows_whole_numbers_first_and_in_order():
+    # The browser keeps items as keys of an object: Object.keys gives 2, 10, "b" for b, 10, 2.
+    items = [{"id": "b", "body": "x"}, {"id": 10, "body": "y"}, {"id": 2, "body": "z"}]
+    data = {"prompt": "Q", "items": items}
+    untouched = {"rank": ["2", "10", "b"]}
+    (group,), _ = run([task(ranker(untouched), **data)])
+    assert [c.id for c in group.candidates] == ["2", "10", "b"]
+    assert group.judgements[0].suspect == "display_order"
+    (group,), _ = run([task(ranker({"rank": ["b", "10", "2"]}), **data)])
+    assert group.judgements[0].suspect is None
+    assert group.judgements[0].value == {"2": 3, "10": 2, "b": 1}
+
+
+def test_a_default_bucket_that_nobody_touched_is_suspect():
+    untouched = {"ok": ["a", "b", "c"], "bad": []}
+    (group,), _ = run([task(ranker(untouched), **ITEMS)], bucket_order=("ok", "bad"))
+    assert group.judgements[0].suspect == "display_order"
+    touched = {"ok": ["a", "c"], "bad": ["b"]}
+    (group,), _ = run([task(ranker(touched), **ITEMS)], bucket_order=("ok", "bad"))
+    assert group.judgements[0].suspect is None
+    assert group.judgements[0].value == {"a": 1, "b": 2, "c": 1}
+
+
 def test_partial_ranking_leaves_the_rest_unranked():
     (group,), _ = run([task(ranker({"rank": ["c", "a"]}), **ITEMS)])
     assert group.judgements[0].value == {"a": 2, "b": None, "c": 1}
@@ -294,6 +317,46 @@ def test_a_name_inside_another_word_is_not_that_candidate():
     assert dict(intake.rows.dropped) == {"no_such_candidate": 1}
 
 
+ANSWERS = {"prompt": "Q", "answers": ["甲", "乙", "丙"]}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "data", "value"),
+    [
+        # The Repeater tag counts from 0.
+        ((0, 1, 2), ANSWERS, {"1": 1.0, "2": 3.0, "3": 5.0}),
+        ((0, 2), ANSWERS, {"1": 1.0, "3": 3.0}),
+        ((1, 2, 3), ANSWERS, {"1": 1.0, "2": 3.0, "3": 5.0}),
+        ((2, 3), ANSWERS, {"2": 1.0, "3": 3.0}),
+        ((0, 1), {"prompt": "Q", "answer1": "A", "answer2": "B"}, {"answer1": 1.0, "answer2": 3.0}),
+        ((1, 2), {"prompt": "Q", "answer1": "A", "answer2": "B"}, {"answer1": 1.0, "answer2": 3.0}),
+        ((0, 1), {"prompt": "Q", "answer0": "A", "answer1": "B"}, {"answer0": 1.0, "answer1": 3.0}),
+        # Items have their own numbers, but rating_1 is about the second of them.
+        (
+            (0, 1),
+            {"prompt": "Q", "items": [{"id": 1, "body": "x"}, {"id": 2, "body": "y"}]},
+            {"1": 1.0, "2": 3.0},
+        ),
+    ],
+)
+def test_ratings_are_counted_from_0_or_from_1(numbers, data, value):
+    rated = [rating(f"good_{n}", f"t_{n}", 2 * k + 1) for k, n in enumerate(numbers)]
+    (group,), _ = run([task({"id": 1, "result": rated}, **data)])
+    assert [(j.source, j.value) for j in group.judgements] == [("label_studio:rating:good", value)]
+
+
+def test_ratings_that_could_be_counted_from_0_or_from_1_are_no_vote():
+    annotation = {"id": 1, "result": [rating("good_1", "t_1", 5), rating("good_2", "t_2", 1)]}
+    _, intake = run([task(annotation, **ANSWERS)])
+    assert dict(intake.rows.dropped) == {"ambiguous_number": 1}
+    # The config tells.
+    xml = """<View><Text name="q" value="$prompt"/><Repeater on="$answers" indexFlag="{{idx}}">
+      <Text name="t_{{idx}}" value="$answers[{{idx}}]"/>
+      <Rating name="good_{{idx}}" toName="t_{{idx}}"/></Repeater></View>"""
+    (group,), _ = run([task(annotation, **ANSWERS)], label_config=load_label_config(xml))
+    assert [j.value for j in group.judgements] == [{"2": 5.0, "3": 1.0}]
+
+
 def test_two_questions_are_two_judgements():
     annotation = {
         "id": 1,
@@ -336,6 +399,18 @@ def choice(*names):
 def test_a_choice_that_names_a_candidate(name, winner):
     (group,), _ = run([task(choice(name))])
     assert group.judgements[0].value["winner"] == winner
+
+
+def test_a_bare_number_is_said_and_a_scale_of_the_config_names_nobody():
+    (_,), intake = run([task(choice("2"))])
+    assert list(intake.warnings) == ["the bare number 2 of 'best' was taken as candidate 'answer2'"]
+    scale = """<View><Text name="q" value="$prompt"/><Choices name="best" toName="q">
+      <Choice value="1"/><Choice value="2"/><Choice value="Three" alias="3"/></Choices></View>"""
+    _, intake = run([task(choice("2"))], label_config=load_label_config(scale))
+    assert dict(intake.rows.dropped) == {"other_result": 1}
+    two = load_label_config(scale.replace('<Choice value="Three" alias="3"/>', ""))
+    (group,), _ = run([task(choice("2"))], label_config=two)
+    assert group.judgements[0].value == {"winner": "answer2", "loser": "answer1"}
 
 
 def test_choice_of_a_tie_and_of_both_bad():
