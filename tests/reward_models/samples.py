@@ -9,6 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 SAMPLES: dict[str, list[Any]] = {
+    "alpaca_eval": [
+        {
+            "instruction": "Q", "output_1": "A", "output_2": "B", "generator_1": "x",
+            "generator_2": "y", "dataset": "koala", "annotator": "j", "preference": preference,
+        }
+        for preference in (1.4, 2)
+    ],
     "canonical": [
         {
             "group_id": "g1",
@@ -22,6 +29,41 @@ SAMPLES: dict[str, list[Any]] = {
                  "strength": None, "source": "s", "suspect": None},
             ],
             "meta": {},
+        },
+    ],
+    "helpsteer2": [
+        {
+            "prompt": prompt, "response": response, "helpfulness": rating, "correctness": 4,
+            "coherence": 4, "complexity": 2, "verbosity": 1,
+        }
+        for prompt, response, rating in (
+            ("Q", "A", 3), ("问", "甲", 2), ("Q", "B", 1), ("问", "乙", 2),
+        )
+    ],
+    "helpsteer2_preference": [
+        {
+            "split": "train", "prompt": "Q", "response_1": "A", "response_2": "B",
+            "preference_strength": strength, "preference_statement": "Response 1 is better.",
+            "preference_elaboration": "It answers.",
+        }
+        for strength in (-2, 0)
+    ],
+    "helpsteer3": [
+        {
+            "domain": "general", "language": "chinese",
+            "context": [{"role": "user", "content": "问"}], "response1": "甲", "response2": "乙",
+            "overall_preference": -2,
+            "individual_preference": [
+                {"score": -2, "reasoning": "r"}, {"score": 0, "reasoning": "r"},
+            ],
+        },
+        {
+            "domain": "code", "language": "python",
+            "context": [
+                {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"},
+                {"role": "user", "content": "Q2"},
+            ],
+            "response1": "B", "response2": "C", "overall_preference": 1,
         },
     ],
     "hh_rlhf": [
@@ -40,9 +82,26 @@ SAMPLES: dict[str, list[Any]] = {
             "predictions": [],
         },
     ],
+    "nectar": [
+        {
+            "prompt": "\n\nHuman: Q\n\nAssistant: ", "turns": 1, "num_responses": 3,
+            "source": ["sharegpt"], "good_natured": True,
+            "answers": [
+                {"answer": "A", "model": "gpt-4", "rank": 2.0},
+                {"answer": "B", "model": "llama-2-7b-chat", "rank": 3.0},
+                {"answer": "C", "model": "gpt-3.5-turbo", "rank": 1.0},
+            ],
+        },
+    ],
     "pairs": [
         {"prompt": "Q", "chosen": "A", "rejected": "B", "annotator": "x"},
         {"prompt": "问", "chosen": "甲", "rejected": "乙"},
+    ],
+    "pku_saferlhf": [
+        {
+            "prompt": "Q", "response_0": "A", "response_1": "B", "is_response_0_safe": True,
+            "is_response_1_safe": False, "better_response_id": 1, "safer_response_id": 0,
+        },
     ],
     "shp": [
         {
@@ -65,6 +124,23 @@ SAMPLES: dict[str, list[Any]] = {
             "extra": {"confidence": 8},
         }
         for worker, choice in (("w1", 1), ("w2", 0))
+    ],
+    "ultrafeedback": [
+        {
+            "source": "sharegpt", "instruction": "Q", "models": ["m", "n"],
+            "completions": [
+                {
+                    "model": model, "response": text, "overall_score": 7.5,
+                    "fine-grained_score": 4.0,
+                    "annotations": {
+                        "helpfulness": {"Rating": "4", "Rationale": "r"},
+                        "honesty": {"Rating": "N/A", "Rationale": "r"},
+                    },
+                }
+                for model, text in (("m", "A"), ("n", "B"))
+            ],
+            "correct_answers": ["None"], "incorrect_answers": ["None"],
+        },
     ],
     "webgpt": [
         {
