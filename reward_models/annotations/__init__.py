@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from reward_models.annotations import (
     alpaca_eval,
+    arena,
     canonical,
     helpsteer2,
     helpsteer2_preference,
@@ -25,6 +26,7 @@ from reward_models.annotations.base import Format, Intake, Options
 
 FORMATS: tuple[Format, ...] = (
     alpaca_eval.FORMAT,
+    arena.FORMAT,
     canonical.FORMAT,
     helpsteer2.FORMAT,
     helpsteer2_preference.FORMAT,

@@ -16,6 +16,20 @@ SAMPLES: dict[str, list[Any]] = {
         }
         for preference in (1.4, 2)
     ],
+    "arena": [
+        {
+            "question_id": "q", "model_a": "x", "model_b": "y", "winner": "tie (bothbad)",
+            "judge": "u", "turn": 1, "anony": True, "language": "English",
+            "conversation_a": [{"role": "user", "content": "Q"},
+                               {"role": "assistant", "content": "A"}],
+            "conversation_b": [{"role": "user", "content": "Q"},
+                               {"role": "assistant", "content": "B"}],
+        },
+        {
+            "id": 1, "model_a": "x", "model_b": "y", "prompt": '["问"]', "response_a": '["甲"]',
+            "response_b": '["乙"]', "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0,
+        },
+    ],
     "canonical": [
         {
             "group_id": "g1",
