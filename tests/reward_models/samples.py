@@ -96,6 +96,15 @@ SAMPLES: dict[str, list[Any]] = {
             "predictions": [],
         },
     ],
+    "label_studio_min": [
+        {"prompt": "Q", "answer1": "A", "answer2": "B", "id": 1,
+         "comparison": [{"selected": "left"}], "annotator": 10, "annotation_id": 7,
+         "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+         "lead_time": 4.2},
+        {"prompt": "问", "answer1": "甲", "answer2": "乙", "id": 2, "best": "右", "annotator": 10,
+         "annotation_id": 8, "created_at": "2026-01-01T00:00:00Z",
+         "updated_at": "2026-01-01T00:00:00Z", "lead_time": None},
+    ],
     "nectar": [
         {
             "prompt": "\n\nHuman: Q\n\nAssistant: ", "turns": 1, "num_responses": 3,
