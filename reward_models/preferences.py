@@ -17,7 +17,7 @@ arXiv:2203.02155, section 3.5).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -26,7 +26,9 @@ from typing import Any
 from align.config_errors import UserError
 from align.records import Judgement, PairTarget, PreferenceGroup, RecordError, short
 
-AGGREGATES = ("soft", "majority", "per_annotator")
+# These two look at all groups at once: see reward_models.aggregation.
+MODELS = ("dawid_skene", "noisy_bt")
+AGGREGATES = ("soft", "majority", "per_annotator", *MODELS)
 TIES = ("half", "drop")
 
 
@@ -57,7 +59,9 @@ def targets(
 
     aggregate: ``soft`` the formula above; ``majority`` 1 for the side with more votes (an even
     split stays 0.5, or goes with ``ties="drop"``); ``per_annotator`` one pair per annotator, each
-    with the pair's full weight, so that a group counts once per annotator.
+    with the pair's full weight, so that a group counts once per annotator; ``dawid_skene`` and
+    ``noisy_bt`` what ``reward_models.aggregation`` found from all groups together and an import
+    with this aggregate noted in ``meta["aggregated"]``: UserError where it is not there.
     ties: ``half`` a tie is half a vote for each side; ``drop`` a tie is no vote, and neither is
     what an annotator said both ways equally often. Annotators who disagree evenly are no tie.
     margin: fill ``PairTarget.margin`` with the mean strength of the votes for the winner; None
@@ -67,15 +71,51 @@ def targets(
     """
     _check(aggregate, ties, alpha, suspects)
     found = votes(group, ties=ties, suspects=suspects)
+    noted = _noted(group, aggregate) if aggregate in MODELS else {}
     pairs: list[tuple[int, int, float, float | None]] = []
     compared = 0
     for (i, j), cast in found.items():
         if len(cast) < min_annotators:
             continue
-        made = _pair(cast, aggregate, ties, alpha, margin)
+        if aggregate in MODELS:
+            p = noted.get((i, j))
+            made = [] if p is None else [(p, _margin(cast, p) if margin else None)]
+        else:
+            made = _pair(cast, aggregate, ties, alpha, margin)
         compared += bool(made)
         pairs += [(i, j, target, gap) for target, gap in made]
     return [_oriented(i, j, target, 1.0 / compared, gap) for i, j, target, gap in pairs]
+
+
+def note_aggregated(
+    group: PreferenceGroup, aggregate: str, found: Mapping[tuple[int, int], float]
+) -> None:
+    """Writes P(i is better than j) of pairs i, j to ``group.meta["aggregated"][aggregate]``.
+
+    As a list of [id, id, probability that the first is better], whatever becomes of the order.
+    """
+    ids = [c.id for c in group.candidates]
+    noted = [[ids[i], ids[j], round(p, 6)] for (i, j), p in found.items()]
+    group.meta.setdefault("aggregated", {})[aggregate] = noted
+
+
+def _noted(group: PreferenceGroup, aggregate: str) -> dict[tuple[int, int], float]:
+    index = {c.id: i for i, c in enumerate(group.candidates)}
+    found = {}
+    try:
+        for first, second, p in group.meta["aggregated"][aggregate]:
+            i, j = index[first], index[second]
+            if not 0.0 <= p <= 1.0:
+                raise ValueError(p)
+            found[(i, j) if i < j else (j, i)] = float(p if i < j else 1.0 - p)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            "aggregate",
+            aggregate,
+            f"is not in the meta of group {group.group_id}: it needs the votes of all groups",
+            f"Import the annotations with --aggregate {aggregate}, or use soft",
+        ) from None
+    return found
 
 
 def votes(
