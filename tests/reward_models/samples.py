@@ -96,15 +96,6 @@ SAMPLES: dict[str, list[Any]] = {
             "predictions": [],
         },
     ],
-    "label_studio_min": [
-        {"prompt": "Q", "answer1": "A", "answer2": "B", "id": 1,
-         "comparison": [{"selected": "left"}], "annotator": 10, "annotation_id": 7,
-         "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
-         "lead_time": 4.2},
-        {"prompt": "问", "answer1": "甲", "answer2": "乙", "id": 2, "best": "右", "annotator": 10,
-         "annotation_id": 8, "created_at": "2026-01-01T00:00:00Z",
-         "updated_at": "2026-01-01T00:00:00Z", "lead_time": None},
-    ],
     "nectar": [
         {
             "prompt": "\n\nHuman: Q\n\nAssistant: ", "turns": 1, "num_responses": 3,
@@ -115,6 +106,40 @@ SAMPLES: dict[str, list[Any]] = {
                 {"answer": "C", "model": "gpt-3.5-turbo", "rank": 1.0},
             ],
         },
+    ],
+    "label_studio_min": [
+        {"prompt": "Q", "answer1": "A", "answer2": "B", "id": 1,
+         "comparison": [{"selected": "left"}], "annotator": 10, "annotation_id": 7,
+         "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+         "lead_time": 4.2},
+        {"prompt": "问", "answer1": "甲", "answer2": "乙", "id": 2, "best": "右", "annotator": 10,
+         "annotation_id": 8, "created_at": "2026-01-01T00:00:00Z",
+         "updated_at": "2026-01-01T00:00:00Z", "lead_time": None},
+    ],
+    "oasst": [
+        {
+            "message_tree_id": "t1",
+            "tree_state": "ready_for_export",
+            "prompt": {
+                "message_id": "r1", "role": "prompter", "text": "Q", "lang": "en", "rank": None,
+                "replies": [
+                    {"message_id": "a1", "role": "assistant", "text": "A", "rank": 1,
+                     "replies": []},
+                    {"message_id": "b1", "role": "assistant", "text": "B", "rank": 0,
+                     "replies": []},
+                ],
+            },
+        },
+        *(
+            {"message_id": name, "parent_id": parent, "role": role, "text": text, "lang": "zh",
+             "rank": rank, "deleted": False, "message_tree_id": "t2",
+             "tree_state": "ready_for_export"}
+            for name, parent, role, text, rank in (
+                ("b2", "r2", "assistant", "乙", 1),
+                ("a2", "r2", "assistant", "甲", 0),
+                ("r2", None, "prompter", "问", None),
+            )
+        ),
     ],
     "pairs": [
         {"prompt": "Q", "chosen": "A", "rejected": "B", "annotator": "x"},
