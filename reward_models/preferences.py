@@ -16,12 +16,10 @@ arXiv:2203.02155, section 3.5).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import combinations
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.config_errors import UserError
 from align.records import Judgement, PairTarget, PreferenceGroup, RecordError, short
@@ -32,17 +30,18 @@ AGGREGATES = ("soft", "majority", "per_annotator", *MODELS)
 TIES = ("half", "drop")
 
 
-@dataclass(frozen=True)
-class Vote:
+class Vote(NamedTuple):
     """One annotator's opinion on candidates i < j. value: 1 i is better, 0 j is, 0.5 a tie.
 
-    strength: how far apart, ≥ 0, in the unit of ``scale``, or None.
+    strength: how far apart, ≥ 0, in the unit of ``scale``, or None. both: the annotator preferred
+    each side at some time, in the same kind of question.
     """
 
     annotator: str | None
     value: float
     strength: float | None = None
     scale: str = ""
+    both: bool = False
 
 
 def targets(
@@ -127,22 +126,23 @@ def votes(
     annotator count as one annotator each.
     """
     index = {c.id: i for i, c in enumerate(group.candidates)}
-    raw: dict[tuple[int, int], list[Vote]] = defaultdict(list)
+    raw: dict[tuple[int, int], list[Vote]] = {}
     for judgement in group.judgements:
         if suspects == "drop" and judgement.suspect:
             continue
+        annotator, scale = judgement.annotator, f"{judgement.kind}:{judgement.source}"
         for first, second, value, strength in _compared(judgement):
+            if ties == "drop" and value == 0.5:
+                continue
             i, j = index[first], index[second]
             if i > j:
                 i, j, value = j, i, 1.0 - value
-            if ties == "drop" and value == 0.5:
-                continue
-            scale = f"{judgement.kind}:{judgement.source}"
-            raw[i, j].append(Vote(judgement.annotator, value, strength, scale))
-    found = {pair: _one_each(cast) for pair, cast in sorted(raw.items())}
+            raw.setdefault((i, j), []).append(Vote(annotator, value, strength, scale))
+    found = {pair: _one_each(raw[pair]) for pair in sorted(raw)}
     if ties == "drop":
         found = {pair: [v for v in cast if v.value != 0.5] for pair, cast in found.items()}
-    return {pair: cast for pair, cast in found.items() if cast}
+        return {pair: cast for pair, cast in found.items() if cast}
+    return found
 
 
 def pair_value(first: str, second: str, p: float) -> dict[str, Any]:
@@ -162,26 +162,32 @@ def pair_value(first: str, second: str, p: float) -> dict[str, Any]:
     return value if p == 1.0 else {**value, "p": p}
 
 
-def _compared(judgement: Judgement) -> Iterable[tuple[str, str, float, float | None]]:
+def _compared(judgement: Judgement) -> list[tuple[str, str, float, float | None]]:
     """(first, second, P(first is better), strength) of every pair a judgement speaks about."""
     value = judgement.value
     if judgement.kind == "pair":
         strength = None if judgement.strength is None else abs(judgement.strength)
         if "tie" in value:
-            yield value["tie"][0], value["tie"][1], 0.5, strength
-        else:
-            yield value["winner"], value["loser"], float(value.get("p", 1.0)), strength
-        return
-    sign = 1.0 if judgement.kind == "score" else -1.0
-    known = [(i, sign * v) for i, v in value.items() if v is not None]
-    for (a, high), (b, low) in combinations(known, 2):
-        better = 0.5 if high == low else float(high > low)
-        # Score differences are strengths; rank differences are not (ranks have no unit).
-        yield a, b, better, abs(high - low) if judgement.kind == "score" else None
+            return [(value["tie"][0], value["tie"][1], 0.5, strength)]
+        return [(value["winner"], value["loser"], float(value.get("p", 1.0)), strength)]
+    known = [(i, v) for i, v in value.items() if v is not None]
+    if judgement.kind == "score":
+        return [
+            (a, b, 0.5 if high == low else float(high > low), abs(high - low))
+            for (a, high), (b, low) in combinations(known, 2)
+        ]
+    # Score differences are strengths; rank differences are not (ranks have no unit).
+    return [
+        (a, b, 0.5 if high == low else float(high < low), None)
+        for (a, high), (b, low) in combinations(known, 2)
+    ]
 
 
 def _one_each(cast: list[Vote]) -> list[Vote]:
-    named: dict[str, list[Vote]] = defaultdict(list)
+    names = [vote.annotator for vote in cast if vote.annotator is not None]
+    if len(names) == len(set(names)):
+        return cast
+    named: dict[str, list[Vote]] = {}
     result: list[Vote | None] = []
     place: dict[str, int] = {}
     for vote in cast:
@@ -191,15 +197,20 @@ def _one_each(cast: list[Vote]) -> list[Vote]:
         if vote.annotator not in named:
             place[vote.annotator] = len(result)
             result.append(None)
-        named[vote.annotator].append(vote)
+        named.setdefault(vote.annotator, []).append(vote)
     for annotator, said in named.items():
-        scales = {v.scale for v in said}
-        known = [v.strength for v in said if v.strength is not None]
-        strength = fmean(known) if known and len(scales) == 1 else None
-        value = fmean(v.value for v in said)
-        scale = scales.pop() if len(scales) == 1 else "mixed"
-        result[place[annotator]] = Vote(annotator, value, strength, scale)
+        result[place[annotator]] = said[0] if len(said) == 1 else _mean(annotator, said)
     return [v for v in result if v is not None]
+
+
+def _mean(annotator: str, said: list[Vote]) -> Vote:
+    scales = {v.scale for v in said}
+    known = [v.strength for v in said if v.strength is not None]
+    strength = fmean(known) if known and len(scales) == 1 else None
+    sides = {(v.scale, v.value > 0.5) for v in said if v.value != 0.5}
+    both = any((scale, not side) in sides for scale, side in sides)
+    scale = scales.pop() if len(scales) == 1 else "mixed"
+    return Vote(annotator, fmean(v.value for v in said), strength, scale, both)
 
 
 def _pair(
