@@ -24,7 +24,9 @@ from reward_models.annotations.base import Format, Intake, make_group, row_by_ro
 from reward_models.annotations.fields import answer_content, text_field, user_turns
 from reward_models.annotations.pairs import split_turns
 
-MARKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
+START = re.compile(r"\s*(?:Human|Assistant):")
+# A line end first lets the search skip to it; that of Windows leaves a \r, which strip takes.
+MARKER = re.compile(r"\n\r?\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -35,10 +37,10 @@ def matches(obj: Any) -> str | None:
     sides = [obj["chosen"], obj["rejected"]]
     if not all(isinstance(side, str) for side in sides):
         return None
-    if all(MARKER.match(side) for side in sides):
+    if all(START.match(side) for side in sides):
         return "chosen and rejected are Human/Assistant transcripts"
     prompt = obj.get("prompt")
-    if isinstance(prompt, str) and MARKER.match(prompt):
+    if isinstance(prompt, str) and START.match(prompt):
         return "prompt is a Human/Assistant transcript"
     return None
 
@@ -48,8 +50,8 @@ def parse_transcript(text: str) -> tuple[Message, ...]:
 
     RecordError no_turns without a marker at the beginning, empty_turn for an empty turn inside.
     """
-    before, *parts = MARKER.split(text)
-    if before.strip() or not parts:
+    before, *parts = MARKER.split("\n\n" + text.lstrip())
+    if before or not parts:
         raise RecordError("the text does not begin with Human: or Assistant:", code="no_turns")
     turns: list[Message] = []
     for name, content in zip(parts[::2], parts[1::2], strict=True):
@@ -103,7 +105,7 @@ def votes_in(obj: Any) -> int:
 def _transcript(obj: dict[str, Any], side: str) -> str:
     """The whole conversation of one side, where ``prompt`` may hold its beginning."""
     answer = text_field(obj, side)
-    if obj.get("prompt") is None or MARKER.match(answer):
+    if obj.get("prompt") is None or START.match(answer):
         return answer
     prompt = text_field(obj, "prompt").rstrip()
     open_turn = prompt.endswith("\n\nAssistant:")
