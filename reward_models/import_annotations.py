@@ -12,6 +12,8 @@ from typing import Any
 from align.config_errors import UserError
 from reward_models.annotations import FORMATS
 from reward_models.annotations.base import Options
+from reward_models.annotations.columns import parse_mapping
+from reward_models.annotations.encoding import check_name
 from reward_models.annotations.label_config import load_label_config
 from reward_models.importing import SPLITS, ImportSettings, run_import
 from reward_models.preferences import AGGREGATES, TIES
@@ -25,7 +27,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("--input", action="extend", nargs="+", required=True, metavar="FILE", help="exports")
+    add(
+        "--input",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="exports: files, folders, zip archives; formats may be mixed",
+    )
     add("--output", required=True, metavar="DIR", help="where the files are written")
     add("--format", choices=[f.name for f in FORMATS], help="default: detected by content")
     add(
@@ -39,6 +48,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="A,B,…",
         help="ranker buckets from best to worst; without it buckets express no preference",
     )
+    add(
+        "--mapping",
+        default="",
+        metavar="NAME=COLUMN,…",
+        help="columns of a table: prompt=问题,response_1=回答A,response_2=回答B,winner=更好",
+    )
+    add("--encoding", help="of text that is not UTF-8: gb18030, big5, cp1252, …")
+    add("--unescape_html", action="store_true", help="turn &lt; and the like into characters")
     add("--aggregate", choices=AGGREGATES, default="soft", help="several votes into one target")
     add("--ties", choices=TIES, default="half", help="a tie is half a vote, or none")
     add("--alpha", type=float, default=0.0, help="smoothing of vote shares (default 0)")
@@ -61,7 +78,13 @@ def settings_from(argv: Sequence[str] | None) -> ImportSettings:
         inputs=tuple(dict.fromkeys(args.input)),
         output=Path(args.output),
         format=args.format,
-        options=Options(config, order),
+        options=Options(
+            config,
+            order,
+            encoding=check_name(args.encoding) if args.encoding else None,
+            mapping=parse_mapping(args.mapping) if args.mapping else {},
+            unescape_html=args.unescape_html,
+        ),
         aggregate=args.aggregate,
         ties=args.ties,
         alpha=args.alpha,
@@ -95,7 +118,7 @@ def table(report: dict[str, Any]) -> str:
     splits = ", ".join(f"{name} {n}" for name, n in report["splits"].items())
     lines.append(f"{'pairs':<8}{report['pairs']:>8}     {splits}")
     if report["merged_rows"]:
-        lines[-2] += f"   {report['merged_rows']} rows joined a comparison that was there already"
+        lines[-2] += f"   {report['merged_rows']} more joined a comparison that was there already"
     lines += [f"warning: {text}" for text in report["warnings"]]
     return "\n".join(lines + [f"note: {text}" for text in report["advice"]])
 

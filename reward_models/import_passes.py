@@ -6,38 +6,49 @@ is estimated from everything they said), so targets are asked for in the second 
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from align.records import PairTarget, PreferenceGroup
+from align.data.splits import assign
+from align.jsonl import short
+from align.records import Counts, PairTarget, PreferenceGroup, messages_json, prompt_key
 from reward_models.annotations.base import Row, merge
 from reward_models.annotations.spool import Spool, digest
 from reward_models.preferences import targets
 
 if TYPE_CHECKING:
     from reward_models.importing import ImportSettings
+    from reward_models.quality import Quality
 
+SPLITS = ("train", "validation", "test")
 # file, line, row number
 Where = tuple[str | None, int | None, int | None]
 
 # Aggregates that need every vote before the first target: name in preferences.AGGREGATES →
 # "module:factory". The factory takes the ImportSettings and returns an Aggregator; its module is
 # imported when the aggregate is asked for.
-AGGREGATORS: dict[str, str] = {}
+AGGREGATORS: dict[str, str] = {
+    "dawid_skene": "reward_models.aggregation:DawidSkene",
+    "noisy_bt": "reward_models.aggregation:NoisyBradleyTerry",
+}
 
 
-@runtime_checkable
 class Aggregator(Protocol):
     """Targets from the votes of the whole import.
 
     Every merged group passes through ``observe`` once, then the same groups in the same order
     through ``targets``. Both see a group with all the judgements that any input file holds about
-    it. ``targets`` returns no pair for a group that is to be dropped as ``no_pair``; ties,
-    alpha, suspects, min_annotators are in the settings that the factory got. UserError from either
-    ends the import and leaves nothing behind.
+    it. ``targets`` returns no pair for a group that is to be dropped as ``no_pair``; it may add to
+    the group's meta, which is written afterwards. Ties, alpha, suspects and min_annotators are in
+    the settings that the factory got. UserError from either ends the import and leaves nothing
+    behind. ``report`` goes into report.json as ``aggregation``.
     """
 
     def observe(self, group: PreferenceGroup) -> None:
@@ -45,6 +56,10 @@ class Aggregator(Protocol):
 
     def targets(self, group: PreferenceGroup) -> Sequence[PairTarget]:
         """The pairs to train on; a is the preferred candidate."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What was found, as JSON values."""
         ...
 
 
@@ -96,6 +111,120 @@ class Collected:
             found = [pickle.loads(part) for part in parts]
             yield found[0][0], merge([group for _, group in found])
 
+    def __len__(self) -> int:
+        return len(self._spool)
+
     def close(self) -> None:
         """Frees the disk."""
         self._spool.close()
+
+
+@dataclass
+class Written:
+    """What the second pass wrote."""
+
+    groups: Counts = field(default_factory=Counts)
+    splits: Counter[str] = field(default_factory=Counter)
+    pairs: int = 0
+
+
+def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
+    """The split of a prompt key; fractions need not add up to 1."""
+    parts = {n: f / sum(fractions) for n, f in zip(SPLITS, fractions, strict=True)}
+    return assign(key, parts, seed)
+
+
+def write_all(
+    collected: Collected,
+    settings: ImportSettings,
+    aggregator: PerGroup | Aggregator,
+    quality: Quality,
+    work: Path,
+    reject: Callable[[dict[str, Any]], None],
+) -> Written:
+    """Second pass: groups, splits and pairs go to files in ``work``."""
+    if not isinstance(aggregator, PerGroup):
+        for _, group in collected.merged():
+            aggregator.observe(group)
+    written = Written()
+    with ExitStack() as stack:
+        out = {
+            name: stack.enter_context(open(work / f"{name}.jsonl", "wb"))
+            for name in ("preferences", "pairs", *SPLITS)
+        }
+        for where, group in collected.merged():
+            place = f"{where[0]}:{where[1]}" if where[0] else None
+            made = aggregator.targets(group)
+            if not made:
+                written.groups.drop("no_pair", where=place)
+                reject(_no_pair(where, group))
+                continue
+            written.groups.use()
+            key = prompt_key(group.prompt)
+            split = split_of(key, settings.fractions, settings.seed)
+            written.splits[split] += 1
+            written.pairs += len(made)
+            quality.observe(group, key, split, place)
+            record = json_line(record_of(group))
+            out["preferences"].write(record)
+            out[split].write(record)
+            write_pairs(out["pairs"], group, made, split)
+    return written
+
+
+def write_pairs(
+    file: BinaryIO, group: PreferenceGroup, made: Sequence[PairTarget], split: str
+) -> None:
+    """The derived view of a group for other trainers: prompt, chosen, rejected and how sure."""
+    prompt = messages_json(group.prompt)
+    answers = [messages_json(c.messages) for c in group.candidates]
+    for pair in made:
+        row = {
+            "prompt": prompt,
+            "chosen": answers[pair.a],
+            "rejected": answers[pair.b],
+            "target": pair.target,
+            "weight": pair.weight,
+            "margin": pair.margin,
+            "group_id": group.group_id,
+            "split": split,
+        }
+        file.write(json_line(row))
+
+
+def record_of(group: PreferenceGroup) -> dict[str, Any]:
+    """What ``group.to_json()`` returns, without its deep copies."""
+    return {
+        "group_id": group.group_id,
+        "prompt": messages_json(group.prompt),
+        "candidates": [c.to_json() for c in group.candidates],
+        "judgements": [vars(j) for j in group.judgements],
+        "meta": group.meta,
+    }
+
+
+def json_line(record: Any) -> bytes:
+    """A record as one line of a JSONL file."""
+    text = _encode(record) + "\n"
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate: only the escaped form can be written
+        return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+# Made once: json.dumps makes an encoder at every call.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:
+    """The rejects.jsonl record of a group whose rows were read but whose votes make no pair."""
+    file, line, number = where
+    detail = f"its {len(group.judgements)} judgement(s) make no pair under these settings"
+    return {
+        "file": file,
+        "line": line,
+        "row": number,
+        "reason": "no_pair",
+        "detail": detail,
+        "record": short(group.to_json(), 500),
+    }

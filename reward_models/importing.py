@@ -9,25 +9,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from align.config_errors import UserError
-from align.data.splits import assign
-from align.jsonl import short
-from align.records import Counts, PreferenceGroup, messages_json, prompt_key
+from align.records import Counts, PreferenceGroup
+from reward_models.annotations.archives import Skipped, Source, expand
 from reward_models.annotations.base import Detection, Intake, Options
-from reward_models.annotations.detect import detect, format_named
-from reward_models.annotations.reading import read
-from reward_models.import_passes import Aggregator, Collected, Where, aggregator_for
+from reward_models.annotations.columns import check_columns
+from reward_models.annotations.detect import SAMPLE, detect, format_named
+from reward_models.annotations.reading import read, read_as_named
+from reward_models.import_passes import (
+    SPLITS,
+    Collected,
+    PerGroup,
+    Written,
+    aggregator_for,
+    json_line,
+    split_of,
+    write_all,
+)
 from reward_models.quality import Quality, advice
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["SPLITS", "ImportSettings", "run_import", "split_of"]
+
+ESCAPED = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#[0-9]{1,6}|#x[0-9a-fA-F]{1,5});")
+MAX_SKIPPED = 1000
 
 
 @dataclass(frozen=True)
@@ -48,23 +62,19 @@ class ImportSettings:
     dry_run: bool = False
 
 
-def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
-    """The split of a prompt key; fractions need not add up to 1."""
-    parts = {n: f / sum(fractions) for n, f in zip(SPLITS, fractions, strict=True)}
-    return assign(key, parts, seed)
-
-
 def run_import(settings: ImportSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Imports and returns the report (also written as report.json unless ``dry_run``).
 
     Raises UserError where the input or the settings are wrong; nothing is left behind then, and
     what an earlier import wrote stays.
     """
-    detections = [_detection(path, settings) for path in settings.inputs]
-    for path, found in zip(settings.inputs, detections, strict=True):
-        say(f"{path}: {found.format.name} ({found.evidence})")
+    sources, skipped = expand(settings.inputs, settings.options.encoding)
+    _check_mapping(sources, settings.options)
+    found = [(source, _detection(source, settings)) for source in sources]
+    for source, detection in found:
+        say(f"{source.name}: {detection.format.name} ({detection.evidence})")
     with _workspace(settings) as work:
-        report = _import(settings, detections, work)
+        report = _import(settings, found, skipped, work)
         if not settings.dry_run:
             _publish(work, settings.output)
     return report
@@ -105,57 +115,57 @@ def _publish(work: Path, output: Path) -> None:
         os.replace(work / name, output / name)
 
 
-def _detection(path: str, settings: ImportSettings) -> Detection:
+def _check_mapping(sources: Sequence[Source], options: Options) -> None:
+    """Every mapped column stands in each file that has one of them, and in one file at least."""
+    if not options.mapping:
+        return
+    names: dict[str, dict[str, None]] = {}
+    for source in sources:
+        rows = islice(read_as_named(source, options), SAMPLE)
+        names[source.name] = {str(k): None for r in rows if isinstance(r.obj, dict) for k in r.obj}
+    wanted = set(options.mapping.values())
+    meant = {name: keys for name, keys in names.items() if wanted & keys.keys()} or names
+    for name, keys in meant.items():
+        check_columns(options.mapping, name, keys)
+
+
+def _detection(source: Source, settings: ImportSettings) -> Detection:
     if settings.format is None:
-        return detect(path)
-    next(iter(read(path)), None)  # an unreadable file is an error before anything is written
+        return detect(source, settings.options)
+    # An unreadable file is an error before anything is written.
+    next(iter(read(source, settings.options)), None)
     return Detection(format_named(settings.format), "named by --format")
 
 
-def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) -> dict[str, Any]:
-    quality, groups = Quality(), Counts()
-    with ExitStack() as stack:
-        rejects = stack.enter_context(open(work / "rejects.jsonl", "w", encoding="utf-8"))
-        intake = Intake(settings.options, lambda record: _write(rejects, record), work)
-        collected = stack.enter_context(closing(Collected(work)))
-        per_file = _read_all(settings, found, intake, quality, collected)
+def _import(
+    settings: ImportSettings,
+    found: Sequence[tuple[Source, Detection]],
+    skipped: Sequence[Skipped],
+    work: Path,
+) -> dict[str, Any]:
+    quality = Quality()
+    with open(work / "rejects.jsonl", "wb") as rejects, closing(Collected(work)) as collected:
+
+        def reject(record: dict[str, Any]) -> None:
+            rejects.write(json_line(record))
+
+        intake = Intake(settings.options, reject, work)
+        per_file = _read_all(found, intake, quality, collected)
         if not intake.rows.used:
             _nothing_usable(settings, intake)
         aggregator = aggregator_for(settings)
-        if isinstance(aggregator, Aggregator):
-            for _, group in collected.merged():
-                aggregator.observe(group)
-        names = ("preferences", "pairs", *SPLITS)
-        out = {
-            n: stack.enter_context(open(work / f"{n}.jsonl", "w", encoding="utf-8")) for n in names
-        }
-        splits: Counter[str] = Counter()
-        pairs = 0
-        for where, group in collected.merged():
-            made = aggregator.targets(group)
-            if not made:
-                groups.drop("no_pair", where=f"{where[0]}:{where[1]}" if where[0] else None)
-                _write(rejects, _no_pair(where, group))
-                continue
-            groups.use()
-            key = prompt_key(group.prompt)
-            split = split_of(key, settings.fractions, settings.seed)
-            splits[split] += 1
-            pairs += len(made)
-            quality.observe(group, key, split)
-            record = group.to_json()
-            _write(out["preferences"], record)
-            _write(out[split], record)
-            for row in pair_rows(group, made, split):
-                _write(out["pairs"], row)
-        if not groups.used:
-            raise UserError(
-                "input",
-                ", ".join(settings.inputs),
-                "gives no pair to train on",
-                "Loosen --ties, --min_annotators or --suspects",
-            )
-    report = _report(settings, found, intake, quality, groups, splits, pairs, per_file)
+        comparisons = len(collected)
+        written = write_all(collected, settings, aggregator, quality, work, reject)
+    if not written.groups.used:
+        raise UserError(
+            "input",
+            ", ".join(settings.inputs),
+            "gives no pair to train on",
+            "Loosen --ties, --min_annotators or --suspects",
+        )
+    report = _report(settings, intake, quality, written, per_file, skipped, comparisons)
+    if not isinstance(aggregator, PerGroup):
+        report["aggregation"] = aggregator.report()
     from reward_models.import_report import render  # jinja2 only when a page is written
 
     for name, text in (
@@ -168,51 +178,35 @@ def _import(settings: ImportSettings, found: Sequence[Detection], work: Path) ->
 
 
 def _read_all(
-    settings: ImportSettings,
-    found: Sequence[Detection],
+    found: Sequence[tuple[Source, Detection]],
     intake: Intake,
     quality: Quality,
     collected: Collected,
 ) -> list[dict[str, Any]]:
-    """Reads all files; returns the row counts per file."""
-    per_file = []
-    for path, detection in zip(settings.inputs, found, strict=True):
-        before, intake.rows = intake.rows, Counts(file=str(path))
-        for group in detection.format.parse(read(path), intake):
-            quality.observe_shown(group)
-            collected.add(intake.row, group)
-        per_file.append({"format": detection.format.name, **intake.rows.to_json()})
+    """First pass: reads all files; returns the row counts and the evidence per file."""
+    per_file, escaped = [], 0
+    for source, detection in found:
+        before, intake.rows = intake.rows, Counts(file=source.name)
+        for group in detection.format.parse(read(source, intake.options), intake):
+            row = intake.row
+            quality.observe_shown(group, f"{row.file}:{row.line}" if row else None)
+            escaped += _is_escaped(group)
+            collected.add(row, group)
+        counts = {"format": detection.format.name, **intake.rows.to_json()}
+        per_file.append({**counts, "evidence": detection.evidence})
         intake.rows = before + intake.rows
+    if escaped and not intake.options.unescape_html:
+        intake.warnings[
+            "text is HTML-escaped (&lt; and the like): it was kept; --unescape_html changes it"
+        ] = escaped
+    if n := intake.rows.dropped["bad_encoding"]:
+        intake.warnings["rows are not UTF-8: --encoding gb18030 reads Chinese Windows files"] = n
     return per_file
 
 
-def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:
-    """The rejects.jsonl record of a group whose rows were read but whose votes make no pair."""
-    file, line, number = where
-    detail = f"its {len(group.judgements)} judgement(s) make no pair under these settings"
-    return {
-        "file": file,
-        "line": line,
-        "row": number,
-        "reason": "no_pair",
-        "detail": detail,
-        "record": short(group.to_json(), 500),
-    }
-
-
-def pair_rows(group: PreferenceGroup, made: Sequence[Any], split: str) -> Iterator[dict[str, Any]]:
-    """The derived view of a group for other trainers: prompt, chosen, rejected and how sure."""
-    for pair in made:
-        yield {
-            "prompt": messages_json(group.prompt),
-            "chosen": messages_json(group.candidates[pair.a].messages),
-            "rejected": messages_json(group.candidates[pair.b].messages),
-            "target": pair.target,
-            "weight": pair.weight,
-            "margin": pair.margin,
-            "group_id": group.group_id,
-            "split": split,
-        }
+def _is_escaped(group: PreferenceGroup) -> bool:
+    texts = [m.content for m in group.prompt] + [c.text for c in group.candidates]
+    return any("&" in text and ESCAPED.search(text) for text in texts)
 
 
 def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:
@@ -221,7 +215,7 @@ def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:
     first = intake.rows.examples.get(dropped[0][0]) if dropped else None
     fix = "See docs/annotations.md for what each reason means"
     if intake.rows.dropped["bad_encoding"]:
-        fix = "Save the file as UTF-8 (iconv -f GB18030 -t UTF-8 FILE for a Chinese Windows file)"
+        fix = "Name the encoding (--encoding gb18030 for a Chinese Windows file)"
     raise UserError(
         "input", ", ".join(settings.inputs), f"has no usable row: {reasons} (first at {first})", fix
     )
@@ -229,33 +223,45 @@ def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:
 
 def _report(
     settings: ImportSettings,
-    found: Sequence[Detection],
     intake: Intake,
     quality: Quality,
-    groups: Counts,
-    splits: Counter[str],
-    pairs: int,
+    written: Written,
     per_file: list[dict[str, Any]],
+    skipped: Sequence[Skipped],
+    comparisons: int,
 ) -> dict[str, Any]:
     figures = quality.report()
     warnings = [f"{text} ({n} times)" for text, n in intake.warnings.most_common()]
-    empty = [n for n, f in zip(SPLITS, settings.fractions, strict=False) if f > 0 and not splits[n]]
+    splits = {name: written.splits[name] for name in SPLITS}
+    empty = [n for n, f in zip(SPLITS, settings.fractions, strict=True) if f > 0 and not splits[n]]
     if empty:
         warnings.append(f"{', '.join(empty)} is empty: too few prompts for the fractions")
+    unread = Counter(s.reason for s in skipped if s.reason not in ("hidden", "result of an import"))
+    if unread:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in unread.most_common())
+        warnings.append(f"{sum(unread.values())} files were not read: {reasons}")
+    options = settings.options
     return {
-        "inputs": [
-            {**counts, "evidence": d.evidence} for d, counts in zip(found, per_file, strict=True)
-        ],
+        "inputs": per_file,
+        "skipped": {
+            "count": len(skipped),
+            "files": [{"file": s.file, "reason": s.reason} for s in skipped[:MAX_SKIPPED]],
+        },
         "rows": intake.rows.to_json(),
         "votes": intake.votes.to_json(),
-        # Rows used == groups used and dropped + rows merged into a group that was there already.
-        "groups": groups.to_json(),
-        "merged_rows": intake.rows.used - groups.total,
-        "pairs": pairs,
-        "splits": {name: splits[name] for name in SPLITS},
+        # Comparisons read == groups used and dropped + comparisons that joined an earlier one. A
+        # row is one comparison in most formats, several in some, a part of one in others.
+        "comparisons": comparisons,
+        "groups": written.groups.to_json(),
+        "merged_rows": comparisons - written.groups.total,
+        "pairs": written.pairs,
+        "splits": splits,
         "settings": {
-            "label_config": settings.options.label_config is not None,
-            "bucket_order": list(settings.options.bucket_order),
+            "label_config": options.label_config is not None,
+            "bucket_order": list(options.bucket_order),
+            "encoding": options.encoding,
+            "mapping": dict(options.mapping),
+            "unescape_html": options.unescape_html,
             "aggregate": settings.aggregate,
             "ties": settings.ties,
             "alpha": settings.alpha,
@@ -268,12 +274,3 @@ def _report(
         "advice": advice(figures),
         "warnings": warnings,
     }
-
-
-def _write(file: TextIO, record: Any) -> None:
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate: only the escaped form can be written
-        text = json.dumps(record, allow_nan=False)
-    file.write(text + "\n")

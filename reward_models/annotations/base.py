@@ -208,6 +208,7 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
         judgements += [_renamed(j, ids) for j in other.judgements]
     for group in reversed(groups):
         meta.update(group.meta)
+    meta.pop("aggregated", None)  # of the votes of one part only
     meta["merged"] = sum(_count(g, "merged", 1) for g in groups)
     if any("both_bad" in g.meta for g in groups):
         meta["both_bad"] = sum(_count(g, "both_bad", 0) for g in groups)

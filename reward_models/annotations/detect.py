@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from align.config_errors import UserError, nearest
 from align.jsonl import short
 from reward_models.annotations import FORMATS
-from reward_models.annotations.base import Detection, Format
+from reward_models.annotations.archives import Source, as_source
+from reward_models.annotations.base import Detection, Format, Options
 from reward_models.annotations.reading import read
 
 SAMPLE = 50
@@ -25,40 +29,48 @@ def format_named(name: str) -> Format:
     raise UserError("format", name, "is not known", f"{hint}Use one of {', '.join(names)}")
 
 
-def detect(path: str | Path) -> Detection:
+def detect(source: str | Path | Source, options: Options | None = None) -> Detection:
     """The one format that most of the first rows have.
 
-    Raises UserError naming the candidates where none or more than one fits.
+    A generic format gives way to any other. Raises UserError naming the candidates where none or
+    more than one fits.
     """
-    rows = list(islice(read(path), SAMPLE))
+    source = as_source(source)
+    rows = list(islice(read(source, options), SAMPLE))
     objects = [row.obj for row in rows if row.error is None]
     if not objects:
         first = (rows[0].error if rows else None) or ("empty", "no rows")
         raise UserError(
             "input",
-            str(path),
+            source.name,
             f"has no readable row ({first[0]}: {first[1]})",
-            "Give JSON or JSONL in UTF-8",
+            "Give JSON, JSONL or a table",
         )
-    found = []
-    for known in FORMATS:
-        evidence = [e for e in map(known.matches, objects) if e]
-        if 2 * len(evidence) >= len(objects):
-            said = max(set(evidence), key=evidence.count)
-            text = f"{len(evidence)} of the first {len(objects)} rows: {said}"
-            found.append(Detection(known, text))
+    found = fitting(objects)
     if len(found) == 1:
         return found[0]
     if found:
         names = "; ".join(f"{d.format.name} ({d.evidence})" for d in found)
         raise UserError(
-            "input", str(path), f"fits more than one format: {names}", "Choose one with --format"
+            "input", source.name, f"fits more than one format: {names}", "Choose one with --format"
         )
     keys = sorted({k for o in objects if isinstance(o, dict) for k in o})
     names = ", ".join(f.name for f in FORMATS)
     raise UserError(
         "input",
-        str(path),
+        source.name,
         f"fits no known format; its keys are {short(keys, 200)}",
         f"Known formats: {names}; see docs/annotations.md",
     )
+
+
+def fitting(objects: Sequence[Any], formats: Sequence[Format] | None = None) -> list[Detection]:
+    """The formats that at least half of the rows have, whatever the order of the list."""
+    found = []
+    for known in FORMATS if formats is None else formats:
+        evidence = Counter(e for e in map(known.matches, objects) if e)
+        n = sum(evidence.values())
+        if n and 2 * n >= len(objects):
+            said = evidence.most_common(1)[0][0]
+            found.append(Detection(known, f"{n} of the first {len(objects)} rows: {said}"))
+    return [d for d in found if not d.format.generic] or found

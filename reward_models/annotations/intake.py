@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from align.jsonl import short
 from align.records import Counts
 from reward_models.annotations.spool import digest
 
-EXTENSIONS = (".gz", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".xlsx")
+EXTENSIONS = (
+    ".gz", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,15 @@ class Options:
 
     label_config: a ``reward_models.annotations.label_config.LabelConfig`` or None.
     bucket_order: Label Studio bucket names from best to worst; empty: buckets are no preference.
+    encoding: of text files that are not UTF-8. mapping: {role of a column: its name}, see
+    ``columns.parse_mapping``. unescape_html: texts are HTML-escaped (``&lt;``) and should not be.
     """
 
     label_config: Any = None
     bucket_order: tuple[str, ...] = ()
+    encoding: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unescape_html: bool = False
 
 
 class Intake:

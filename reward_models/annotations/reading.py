@@ -1,69 +1,136 @@
-"""Reads JSON arrays, JSON documents and JSONL row by row in bounded memory, errors as rows.
+"""Files into rows in bounded memory: JSON arrays, JSON documents, JSONL and tables of any kind.
 
-A value that cannot be read becomes a ``Row`` with an error, never an exception. A JSONL file goes
-on at the next line. An array cannot be re-synchronised, so a syntax error ends the file with one
-error row that has ``ends``: what stands behind it is not counted.
+What a file is is told from its content. A value that cannot be read becomes a ``Row`` with an
+error, never an exception. A JSONL file or a table goes on at the next line. An array cannot be
+re-synchronised, so a syntax error ends the file with one error row that has ``ends``: what stands
+behind it is not counted.
 """
 
 from __future__ import annotations
 
 import codecs
-import gzip
+import html
 import json
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from align.config_errors import UserError
-from reward_models.annotations.base import Row
+from reward_models.annotations.archives import BROKEN, Source, as_source, is_workbook
+from reward_models.annotations.binary_tables import arrow_rows, parquet_rows, seekable, xlsx_rows
+from reward_models.annotations.columns import renamed
+from reward_models.annotations.encoding import as_utf8, check_encoding
+from reward_models.annotations.intake import Options, Row
+from reward_models.annotations.tables import csv_rows
 
 CHUNK = 1 << 16
 MAX_ROW_BYTES = 64 << 20
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# A damaged or unfinished .gz, a disk that fails.
-BROKEN = (OSError, EOFError, zlib.error)
+MAX_DEPTH = 100
+TOO_DEEP = ("bad_json", f"nested over {MAX_DEPTH} deep")
+# What other files begin with: name → how to make them readable.
+UNREADABLE = {
+    b"PK": ("a zip archive", "Unpack it and give its files"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", "Save it as .xlsx or CSV"),
+    b"%PDF": ("a PDF", "Export the annotations as JSON or CSV"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "Unpack it: zstd -d FILE"),
+    b"BZh": ("compressed by bzip2", "Unpack it: bunzip2 FILE"),
+    b"\xfd7zXZ": ("compressed by xz", "Unpack it: unxz FILE"),
+    b"SQLite format 3": ("an SQLite data base", "Export the annotations as JSON or JSONL"),
+}
 
 
-def read(path: str | Path) -> Iterator[Row]:
-    """Yields each row of a file. UserError where the file as a whole is unusable."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError("input", str(path), "is a folder", "Give the files in it one by one")
-    if not path.is_file():
-        raise UserError("input", str(path), "does not exist", "Check the path")
-    head = _head(path)
-    if not head.strip():
-        raise UserError("input", str(path), "is empty", "Export the annotations again")
-    if head.startswith(UTF16):
-        raise UserError(
-            "input",
-            str(path),
-            "is UTF-16 text",
-            f"Convert it: iconv -f UTF-16 -t UTF-8 {path.name}",
-        )
-    if head.startswith(b"PK\x03\x04"):
-        raise UserError("input", str(path), "is a zip archive", "Unpack it and give its files")
-    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    with _open(path) as file:
-        if text[:1] == b"[":
-            yield from _documents(file, str(path), in_array=True)
-        elif text[:1] == b"{" and _spans_lines(text):
-            yield from _documents(file, str(path), in_array=False)
-        else:
-            yield from _lines(file, str(path))
+def read(source: str | Path | Source, options: Options | None = None) -> Iterator[Row]:
+    """Yields each row of a file or of an archive's member.
+
+    UserError where it as a whole is unusable: missing, empty, of an unknown kind or encoding.
+    """
+    options = options or Options()
+    rows = read_as_named(source, options)
+    if options.mapping:
+        rows = renamed(rows, options.mapping)
+    return _unescaped(rows) if options.unescape_html else rows
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
-def _head(path: Path) -> bytes:
+def read_as_named(source: str | Path | Source, options: Options) -> Iterator[Row]:
+    """Like ``read`` but with the columns' own names; the mapping says which line is the header."""
+    source = as_source(source)
     try:
-        with _open(path) as file:
-            return file.read(CHUNK)
+        with source.open() as file:
+            head = file.read(CHUNK)
     except BROKEN as error:
-        raise UserError("input", str(path), f"cannot be read: {error}", "Check the file") from None
+        reason = f"cannot be read: {error}"
+        raise UserError("input", source.name, reason, "Check the file") from None
+    if not head.strip():
+        raise UserError("input", source.name, "is empty", "Export the annotations again")
+    with source.open() as file:
+        yield from _rows(file, head, source.name, options)
+
+
+def _rows(file: Any, head: bytes, name: str, options: Options) -> Iterator[Row]:
+    if head.startswith(b"PAR1"):
+        return parquet_rows(seekable(file, name), name)
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        stream = not head.startswith(b"ARROW1")
+        return arrow_rows(file if stream else seekable(file, name), name, stream)
+    if head.startswith(b"PK") and is_workbook(book := seekable(file, name)):
+        return xlsx_rows(book, name, options.mapping)
+    for begin, (what, fix) in UNREADABLE.items():
+        if head.startswith(begin):
+            raise UserError("input", name, f"is {what}", fix)
+    if head[257:262] == b"ustar":
+        raise UserError("input", name, "is a tar archive", "Unpack it and give its files")
+    text = as_utf8(file, head, options.encoding)
+    if text is not file:
+        head = text.peek(CHUNK)
+    kind = _kind(head.removeprefix(codecs.BOM_UTF8).lstrip(), name)
+    if not options.encoding:
+        check_encoding(head, len(head) < CHUNK, name, kind in ("lines", "table"))
+    if kind == "table":
+        return csv_rows(text, name, head, options.mapping, MAX_ROW_BYTES)
+    if kind == "lines":
+        return _lines(text, name)
+    return _documents(text, name, in_array=kind == "array")
+
+
+def _kind(text: bytes, name: str) -> str:
+    """array, document, lines or table. text: the beginning of the file in UTF-8."""
+    rest = text[1:].lstrip()[:1]
+    if text[:1] == b"[" and rest in (b"", *(bytes([c]) for c in b'[{]"-0123456789tfn')):
+        return "array"
+    if text[:1] == b"{" and rest in (b"", b'"', b"}"):
+        return "document" if _spans_lines(text) else "lines"
+    lower = name.lower().removesuffix(".gz")
+    return "lines" if lower.endswith((".json", ".jsonl", ".ndjson")) else "table"
+
+
+def _unescaped(rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield Row(row.file, row.line, row.number, _unescape(row.obj), row.error, row.ends)
+
+
+def _unescape(value: Any) -> Any:
+    if isinstance(value, str):
+        return html.unescape(value) if "&" in value else value
+    if isinstance(value, list):
+        return [_unescape(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _unescape(v) for k, v in value.items()}
+    return value
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than ``limit`` deep."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _spans_lines(text: bytes) -> bool:
@@ -100,7 +167,10 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
 
 def _parse_line(raw: bytes, name: str, line: int, number: int) -> Row:
     try:
-        return Row(name, line, number, json.loads(raw.decode("utf-8")))
+        value = json.loads(raw.decode("utf-8"))
+        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper([value], MAX_DEPTH):
+            return Row(name, line, number, error=TOO_DEEP)
+        return Row(name, line, number, value)
     except UnicodeDecodeError as error:
         detail = f"not UTF-8: {error.reason} at byte {error.start}"
         return Row(name, line, number, error=("bad_encoding", detail))
@@ -168,18 +238,21 @@ def _documents(file: BinaryIO, name: str, in_array: bool) -> Iterator[Row]:
             yield Row(name, text.line, number, error=error, ends=True)
             return
         value, end, error = _value(text)
-        yield Row(name, text.line, number, value, error, ends=error is not None)
-        if error:
+        yield Row(name, text.line, number, value, error, ends=not end)
+        if not end:
             return
         text.skip(end)
 
 
 def _value(text: _Text) -> tuple[Any, int, tuple[str, str] | None]:
-    """(value, its length, None), or (None, 0, error)."""
+    """(value, its length, None), or (None, its length or 0 if that is unknown, error)."""
     decoder, size = json.JSONDecoder(), CHUNK
     while True:
         try:
             value, end = decoder.raw_decode(text.text)
+            brackets = text.text.count("[", 0, end) + text.text.count("{", 0, end)
+            if brackets > MAX_DEPTH and _deeper([value], MAX_DEPTH):
+                return None, end, TOO_DEEP
             # A number at the edge of the window may go on behind it.
             if end < len(text.text) or not text.more(CHUNK):
                 return value, end, None

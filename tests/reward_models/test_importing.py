@@ -195,7 +195,7 @@ def test_text_of_any_kind_survives(tmp_path):
         (["--input", "nowhere.json"], "does not exist"),
         (["--input", "odd.jsonl"], "fits no known format"),
         (["--input", "bad.jsonl"], "no usable row: 2 identical_candidates .first at bad.jsonl:1"),
-        (["--input", "gb.json"], "no readable row .bad_encoding"),
+        (["--input", "gb.json"], "not UTF-8; it reads as GB18030.* Add --encoding gb18030"),
         (["--input", "good.jsonl", "--min_annotators", "2"], "no pair to train on"),
         (["--input", "good.jsonl", "--min_annotators", "0"], "min_annotators=0 is below 1"),
         (["--input", "good.jsonl", "--alpha", "nan"], "alpha=nan"),
@@ -305,6 +305,9 @@ class MostTrusted:
             if j.annotator == trusted
         ]
 
+    def report(self):
+        return {"trusted": self.votes.most_common(1)[0][0]}
+
 
 def test_an_aggregator_sees_every_vote_before_it_gives_a_target(tmp_path, monkeypatch):
     made = []
@@ -330,6 +333,7 @@ def test_an_aggregator_sees_every_vote_before_it_gives_a_target(tmp_path, monkey
     assert dict(made[0].votes) == {"x": 2, "y": 3}
     # q2 has no vote of y's; in q1 y prefers b, though x came first and said a.
     assert report["groups"]["dropped"] == {"no_pair": 1}
+    assert report["aggregation"] == {"trusted": "y"}
     pairs = lines(tmp_path / "out" / "pairs.jsonl")
     assert [(p["prompt"][0]["content"], p["chosen"][0]["content"]) for p in pairs] == [
         ("q1", "b"), ("q3", "a"), ("q4", "a"),
