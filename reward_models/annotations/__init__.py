@@ -8,6 +8,7 @@ from __future__ import annotations
 from reward_models.annotations import (
     alpaca_eval,
     arena,
+    argilla,
     canonical,
     helpsteer2,
     helpsteer2_preference,
@@ -29,6 +30,7 @@ from reward_models.annotations.base import Format, Intake, Options
 FORMATS: tuple[Format, ...] = (
     alpaca_eval.FORMAT,
     arena.FORMAT,
+    argilla.FORMAT,
     canonical.FORMAT,
     helpsteer2.FORMAT,
     helpsteer2_preference.FORMAT,

@@ -30,6 +30,18 @@ SAMPLES: dict[str, list[Any]] = {
             "response_b": '["乙"]', "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0,
         },
     ],
+    "argilla": [
+        {"id": "r1", "fields": {"instruction": "Q", "response1": "A", "response2": "B"},
+         "metadata": {}, "vectors": {}, "status": "completed", "_server_id": "s1",
+         "suggestions": {"ranking": {"value": ["response1", "response2"], "score": None,
+                                     "agent": None}},
+         "responses": {"ranking": [{"value": ["response2", "response1"], "user_id": "u1"}],
+                       "rating": [{"value": 4, "user_id": "u1"}]}},
+        {"id": "r2", "status": "completed", "_server_id": "s2", "instruction": "问",
+         "response1": "甲", "response2": "乙", "ranking.responses": [["response1", "response2"]],
+         "ranking.responses.users": ["u1"], "ranking.responses.status": ["submitted"],
+         "ranking.suggestion": None},
+    ],
     "canonical": [
         {
             "group_id": "g1",
