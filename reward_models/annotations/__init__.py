@@ -22,6 +22,7 @@ from reward_models.annotations import (
     pku_saferlhf,
     shp,
     summarize_from_feedback,
+    table,
     ultrafeedback,
     webgpt,
 )
@@ -44,6 +45,7 @@ FORMATS: tuple[Format, ...] = (
     pku_saferlhf.FORMAT,
     shp.FORMAT,
     summarize_from_feedback.FORMAT,
+    table.FORMAT,
     ultrafeedback.FORMAT,
     webgpt.FORMAT,
 )

@@ -185,6 +185,12 @@ SAMPLES: dict[str, list[Any]] = {
         }
         for worker, choice in (("w1", 1), ("w2", 0))
     ],
+    "table": [
+        {"prompt": "Q", "response_1": "A", "response_2": "B", "response_3": "C", "rank_1": 2,
+         "rank_2": 1, "rank_3": 3, "annotator": "x"},
+        {"prompt": "问", "response_1": "甲", "response_2": "乙", "response_3": None, "rank_1": "1",
+         "rank_2": "2", "rank_3": None, "annotator": "x"},
+    ],
     "ultrafeedback": [
         {
             "source": "sharegpt", "instruction": "Q", "models": ["m", "n"],

@@ -1,0 +1,184 @@
+"""Plain tables: a prompt, two or more answers, and ranks, scores or a winner in columns of a row.
+
+    prompt, response_1, response_2, …, rank_1, rank_2, …     1 is the best rank; equal ranks tie
+    prompt, response_a, response_b, score_a, score_b         higher is better; equal scores tie
+    prompt, response_a, response_b, winner                   a column's name, a letter, "tie", …
+
+Any of the names in ``columns`` will do, or ``--mapping`` says what is what. One row is one
+annotator's vote (``annotator``); rows about the same answers are merged by their text. An answer
+that is empty in a row takes no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+from align.config_errors import UserError
+from align.jsonl import short
+from align.records import Candidate, Judgement, Message, PreferenceGroup, RecordError
+from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+from reward_models.annotations.naming import is_both_bad, read_words
+from reward_models.annotations.table_layout import SEVERAL, Layout, layout_of
+
+
+def matches(obj: Any) -> str | None:
+    """Evidence that a row is one of a plain table."""
+    if not isinstance(obj, dict) or not all(isinstance(k, str) for k in obj):
+        return None
+    found = layout_of(tuple(obj))
+    if not isinstance(found, Layout):
+        return None
+    if any(isinstance(obj[column], (dict, list)) for _, column in found.answers):
+        return None
+    told = {
+        "rank": tuple(found.ranks.values()),
+        "score": tuple(found.scores.values()),
+        "winner": (found.winner,),
+        "implied": (),
+    }[found.kind]
+    if any(isinstance(obj[column], (dict, list)) for column in told if column):
+        return None
+    names = [found.prompt, *(c for _, c in found.answers), *told]
+    return "columns " + ", ".join(str(name) for name in names)
+
+
+def convert(obj: Any, intake: Intake) -> PreferenceGroup:
+    """One row → one group with one vote."""
+    if not isinstance(obj, dict):
+        raise RecordError("expected an object", code="not_an_object")
+    layout = layout_of(tuple(map(str, obj)))
+    if not isinstance(layout, Layout):
+        if layout.startswith(SEVERAL):
+            raise UserError("input", sorted(obj), f"has {layout}", "Choose with --mapping")
+        raise RecordError(layout, code="missing_field")
+    texts = {s: _text(obj.get(column)) for s, column in layout.answers}
+    ids = {s: c for s, c in layout.answers if isinstance(texts[s], str) and texts[s].strip()}
+    models = {s: _text(obj.get(layout.models.get(s, ""))) for s in ids}
+    candidates = [
+        Candidate(i, texts[s], m if isinstance(m := models[s], str) else None)
+        for s, i in ids.items()
+    ]
+    prompt = _prompt(obj, layout)
+    values, both_bad = _values(obj, layout, ids, models)
+    meta: dict[str, Any] = {"source": "table"} | ({"both_bad": 1} if both_bad else {})
+    annotator = _text(obj.get(layout.annotator or ""))
+    annotator = annotator.strip() or None if isinstance(annotator, str) else None
+    judgements = [
+        Judgement(annotator, *value, strength=_strength(obj, layout), source=f"table:{layout.kind}")
+        for value in values
+    ]
+    group = make_group(prompt, candidates, judgements, meta)
+    text_of = {i: texts[s] for s, i in ids.items()}
+    if intake.seen("table", group.group_id, annotator, [_by_text(v, text_of) for _, v in values]):
+        raise RecordError("the same row stands earlier in the input", code="duplicate_row")
+    for column in layout.ignored:
+        intake.warn(f"column {column!r} was left out")
+    intake.vote()
+    return group
+
+
+def votes_in(obj: Any) -> int:
+    """A row is one vote."""
+    return int(isinstance(obj, dict))
+
+
+def _prompt(obj: dict[str, Any], layout: Layout) -> tuple[Message, ...]:
+    value = _text(obj.get(layout.prompt))
+    extra = _text(obj.get(layout.more or ""))
+    if isinstance(value, str) and isinstance(extra, str) and extra.strip():
+        value = f"{value}\n{extra}"
+    return prompt_messages(value, _text(obj.get(layout.system or "")))
+
+
+def _values(
+    obj: dict[str, Any], layout: Layout, ids: dict[str, str], models: dict[str, Any]
+) -> tuple[list[tuple[Any, dict[str, Any]]], bool]:
+    """(kind and value of each judgement, whether it is a tie of two bad answers)."""
+    if layout.kind == "implied":
+        if len(ids) < 2:
+            raise RecordError("chosen or rejected is empty", code="empty_candidate")
+        return [("pair", {"winner": ids["chosen"], "loser": ids["rejected"]})], False
+    if layout.kind == "winner":
+        word = _word(obj.get(layout.winner or ""))
+        names = {s.lower(): i for s, i in ids.items()} | {f"model_{s}": i for s, i in ids.items()}
+        known = [m.strip().lower() for m in models.values() if isinstance(m, str)]
+        names |= {
+            m: i
+            for m, i in zip(known, ids.values(), strict=False)
+            if len(known) == len(ids) and known.count(m) == 1
+        }
+        try:
+            values = read_words(word, list(ids.values()), names)
+        except RecordError as error:
+            code = "unknown_winner" if error.code == "other_result" else error.code
+            raise RecordError(error.message, code=code) from None
+        return [("pair", value) for value in values], is_both_bad(word) and "tie" in values[0]
+    columns = layout.ranks if layout.kind == "rank" else layout.scores
+    numbers = {s: _number(obj.get(column), column) for s, column in columns.items()}
+    lost = [columns[s] for s, n in numbers.items() if n is not None and s not in ids]
+    if lost:
+        reason = f"{', '.join(lost)} is about an answer that is empty"
+        raise RecordError(reason, code="unknown_candidate")
+    value = {ids[s]: numbers.get(s) for s in ids}
+    given = {i: n for i, n in value.items() if n is not None}
+    if len(given) < 2:
+        raise RecordError(f"fewer than two {layout.kind}s", code="nothing_ranked")
+    return [(layout.kind, value if layout.kind == "rank" else given)], False
+
+
+def _word(value: Any) -> str:
+    text = _text(value)
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise RecordError("no winner is given", code="no_judgements")
+    if not isinstance(text, str):
+        raise RecordError(f"winner {short(value)} is no word", code="unknown_winner")
+    return text.strip()
+
+
+def _strength(obj: dict[str, Any], layout: Layout) -> float | None:
+    """How sure the vote is; ranks and scores say that themselves."""
+    if layout.strength is None or layout.kind not in ("winner", "implied"):
+        return None
+    number = _number(obj.get(layout.strength), layout.strength)
+    if number is not None and number < 0:
+        raise RecordError(f"{layout.strength} {number} is below 0", code="bad_value")
+    return number
+
+
+def _number(value: Any, column: str) -> float | None:
+    """A cell as a number; None where it is empty."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RecordError(f"{column} {short(value)} is no number", code="bad_number")
+    if not math.isfinite(value):
+        raise RecordError(f"{column} is {value}", code="not_finite")
+    return float(value)
+
+
+def _text(value: Any) -> Any:
+    """A cell as text: a spreadsheet makes numbers of answers such as 42."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, (int, float)) else value
+
+
+def _by_text(value: dict[str, Any], text_of: dict[str, str]) -> list[Any]:
+    """What a judgement says, in the answers' own words instead of their columns'."""
+    if "tie" in value:
+        return sorted(text_of[i] for i in value["tie"])
+    if "winner" in value:
+        return [text_of[value["winner"]], text_of[value["loser"]]]
+    return sorted((text_of[i], n is None, n or 0) for i, n in value.items())
+
+
+FORMAT = Format(
+    "table", "rows with answers, ranks or a winner", matches, row_by_row(convert, votes_in), True
+)
