@@ -1,21 +1,40 @@
 """What an annotation set looks like before anyone trains on it: agreement, biases, contradictions.
 
-Figures are collected group by group: memory holds one digest a prompt, and the annotators.
+Figures are collected group by group. Memory holds one number a prompt, the annotators, one number
+for each short answer up to a limit, and counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from itertools import combinations
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align.records import PreferenceGroup, normalise_text
+from align.records import PreferenceGroup
 from reward_models.preferences import Vote, votes
+from reward_models.quality_findings import Findings, advice, rate
+from reward_models.quality_texts import (
+    LENGTH_BINS,
+    Repeated,
+    is_escaped,
+    is_refusal,
+    length_bin,
+    near_identical,
+    similarity,
+    speaks_other,
+)
+from reward_models.quality_votes import (
+    SHARE_BINS,
+    Agreement,
+    Leaderboard,
+    in_circle,
+    majority_edges,
+    own_circles,
+)
+from reward_models.reading_speed import UNNAMED, lead_times, seconds_to_skim
 
-MAX_EXAMPLES = 20
-NEAR_IDENTICAL = 0.9
+__all__ = ["Quality", "advice", "rate", "similarity"]
 
 
 class Quality:
@@ -23,175 +42,210 @@ class Quality:
 
     def __init__(self) -> None:
         """Nothing seen yet."""
-        self.groups = self.judgements = self.pairs = self.ties = 0
+        self.groups = self.judgements = self.ties = self.rankings = 0
         self.kinds: Counter[str] = Counter()
         self.candidates: Counter[int] = Counter()
+        self.votes_per_pair: Counter[int] = Counter()
         self.suspects: Counter[str] = Counter()
+        self.prompt_languages: Counter[str] = Counter()
+        self.answer_languages: Counter[str] = Counter()
         self.expected_untouched = 0.0
-        self.rankings = 0
-        self._first = [0, 0]
-        self._longer = [0, 0]
-        self._agree: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.alpha, self.leaderboard, self.repeated = Agreement(), Leaderboard(), Repeated()
+        self.findings = Findings()
+        self._first, self._refusals = [0, 0], [0, 0]
+        self._longer = [[0, 0] for _ in LENGTH_BINS]
+        self._agree: dict[str, list[int]] = {}
         self._votes: Counter[str] = Counter()
-        self._split_of: dict[str, str] = {}
+        self._timed: dict[str, list[int]] = {}
+        self._split_of: dict[int, str] = {}
         self._leaks = 0
-        self._findings: dict[str, list[str]] = defaultdict(list)
-        self._found: Counter[str] = Counter()
 
-    def observe_shown(self, group: PreferenceGroup) -> None:
+    def observe_shown(self, group: PreferenceGroup, where: str | None = None) -> None:
         """Takes a group as one input row gave it, where the candidates stand in display order."""
-        if not group.meta.get("display_order"):
-            return
-        for cast in votes(group, ties="drop").values():
-            for vote in cast:
-                self._first[0] += vote.value > 0.5
-                self._first[1] += 1
+        meta = group.meta
+        if meta.get("display_order"):
+            for cast in votes(group, ties="drop").values():
+                for vote in cast:
+                    self._first[0] += vote.value > 0.5
+                    self._first[1] += 1
+        if "lead_time" in meta:
+            self._speed(group, where)
 
-    def observe(self, group: PreferenceGroup, key: str, split: str) -> None:
-        """Takes a finished group. key: its prompt key. split: where it was written."""
+    def observe(
+        self, group: PreferenceGroup, key: str, split: str, where: str | None = None
+    ) -> None:
+        """Takes a finished group. key: its prompt key. split: where it was written.
+
+        where: file and line of its (first) row.
+        """
         self.groups += 1
         self.candidates[len(group.candidates)] += 1
-        self._leaks += self._split_of.setdefault(key, split) != split
+        prompt = hash(key)
+        if self._split_of.setdefault(prompt, split) != split:
+            self._leaks += 1
+            self.findings.add("two_splits", group.group_id, where)
+        self._judgements(group, where)
+        found = votes(group)
+        self._pairs(group, found, where)
+        self._texts(group, prompt, found, where)
+
+    def _judgements(self, group: PreferenceGroup, where: str | None) -> None:
         for judgement in group.judgements:
             self.judgements += 1
             self.kinds[judgement.kind] += 1
-            self._votes[judgement.annotator or "(unnamed)"] += 1
+            self._votes[judgement.annotator or UNNAMED] += 1
             if judgement.suspect:
                 self.suspects[judgement.suspect] += 1
-                self._find(f"suspect: {judgement.suspect}", group)
+                self.findings.add(f"suspect: {judgement.suspect}", group.group_id, where)
             if judgement.kind == "rank":
                 self.rankings += 1
                 ranks = [v for v in judgement.value.values() if v is not None]
                 if len(ranks) > 1 and len(set(ranks)) == len(ranks):
                     self.expected_untouched += 1.0 / math.factorial(len(ranks))
-        self._pairs(group)
-        self._candidates(group)
 
-    def _pairs(self, group: PreferenceGroup) -> None:
-        for (i, j), cast in votes(group).items():
-            self.pairs += 1
-            longer = len(group.candidates[i].text) - len(group.candidates[j].text)
+    def _pairs(
+        self,
+        group: PreferenceGroup,
+        found: Mapping[tuple[int, int], Sequence[Vote]],
+        where: str | None,
+    ) -> None:
+        lengths = [len(c.text) for c in group.candidates]
+        several = False
+        for (i, j), cast in found.items():
+            self.votes_per_pair[len(cast)] += 1
+            a, b = lengths[i], lengths[j]
+            longer = self._longer[length_bin(a, b)] if a != b else None
+            ups = downs = 0
             for vote in cast:
                 if vote.value == 0.5:
                     self.ties += 1
-                elif longer:
-                    self._longer[0] += (vote.value > 0.5) == (longer > 0)
-                    self._longer[1] += 1
-            self._agreement(cast)
-            decided = {v.value > 0.5 for v in cast if v.value != 0.5}
-            if len(decided) == 2:
-                self._find("contradiction", group)
+                elif vote.value > 0.5:
+                    ups += 1
+                else:
+                    downs += 1
+                if vote.both:
+                    self.findings.add("self_contradiction", group.group_id, where)
+            if longer:
+                longer[0] += ups if a > b else downs
+                longer[1] += ups + downs
+            if ups and downs:
+                self.findings.add("contradiction", group.group_id, where)
+            if len(cast) > 1:
+                several = True
+                self._agreement(cast)
+        if several:
+            self.alpha.observe(found)
+        if len(found) > 2 and (several or len(group.judgements) > 1):
+            self._circles(group, found, where)
+        models = [c.model for c in group.candidates]
+        if any(models):
+            self.leaderboard.observe(models, found)
 
-    def _agreement(self, cast: list[Vote]) -> None:
+    def _circles(self, group: PreferenceGroup, found: Any, where: str | None) -> None:
+        if in_circle(majority_edges(found)):
+            self.findings.add("circle", group.group_id, where)
+        if own_circles(found):
+            self.findings.add("own_circle", group.group_id, where)
+
+    def _agreement(self, cast: Sequence[Vote]) -> None:
         """Each named annotator against the majority of the others on the same pair."""
-        for k, vote in enumerate(cast):
-            rest = [v.value for m, v in enumerate(cast) if m != k]
-            if vote.annotator is None or vote.value == 0.5 or not rest:
+        total, others = sum(v.value for v in cast), len(cast) - 1
+        for vote in cast:
+            rest = 2.0 * (total - vote.value) - others
+            # Sums of halves are exact; sums of other shares are not quite.
+            if vote.annotator is None or vote.value == 0.5 or abs(rest) < 1e-9:
                 continue
-            mean = sum(rest) / len(rest)
-            if mean == 0.5:
-                continue
-            agreed = self._agree[vote.annotator]
-            agreed[0] += (vote.value > 0.5) == (mean > 0.5)
+            agreed = self._agree.setdefault(vote.annotator, [0, 0])
+            agreed[0] += (vote.value > 0.5) == (rest > 0)
             agreed[1] += 1
 
-    def _candidates(self, group: PreferenceGroup) -> None:
-        for a, b in combinations(group.candidates, 2):
-            if similarity(a.text, b.text) >= NEAR_IDENTICAL:
-                self._find("near_identical", group)
-                return
+    def _texts(self, group: PreferenceGroup, prompt: int, found: Any, where: str | None) -> None:
+        add, name = self.findings.add, group.group_id
+        texts = [c.text for c in group.candidates]
+        if near_identical(texts):
+            add("near_identical", name, where)
+        if any(map(is_escaped, texts)) or is_escaped(group.prompt[-1].content):
+            add("html_escaped", name, where)
+        if speaks_other(
+            group.prompt[-1].content, texts, self.answer_languages, self.prompt_languages
+        ):
+            add("other_language", name, where)
+        again = sum(self.repeated.again(text, prompt) for text in texts)
+        if again:
+            add("repeated_answer", name, where, again)
+        refused = [is_refusal(t) for t in texts]
+        if any(refused):
+            add("refusal", name, where)
+            for (i, j), cast in found.items():
+                if refused[i] != refused[j]:
+                    decided = [v.value > 0.5 for v in cast if v.value != 0.5]
+                    self._refusals[0] += sum(up == refused[i] for up in decided)
+                    self._refusals[1] += len(decided)
 
-    def _find(self, kind: str, group: PreferenceGroup) -> None:
-        self._found[kind] += 1
-        examples = self._findings[kind]
-        if len(examples) < MAX_EXAMPLES and group.group_id not in examples:
-            examples.append(group.group_id)
+    def _speed(self, group: PreferenceGroup, where: str | None) -> None:
+        needed = seconds_to_skim(group)
+        for name, seconds in lead_times(group).items():
+            timed = self._timed.setdefault(name, [0, 0])
+            timed[1] += 1
+            if seconds < needed:
+                timed[0] += 1
+                self.findings.add("too_fast", group.group_id, where)
 
     def report(self) -> dict[str, Any]:
         """All figures as JSON values. Rates carry a 95 % Wilson interval."""
+        pairs = sum(self.votes_per_pair.values())
+        timed = sum(n for _, n in self._timed.values())
+        answers = sum(k * n for k, n in self.candidates.items())
+        totals = {
+            "groups": self.groups, "pairs": pairs, "judgements": self.judgements,
+            "rankings": self.rankings, "timed votes": timed, "candidates": answers,
+        }  # fmt: skip
+        count = self.findings.count
+        longer = [sum(column) for column in zip(*self._longer, strict=True)]
         return {
             "groups": self.groups,
             "judgements": self.judgements,
-            "pairs": self.pairs,
+            "pairs": pairs,
             "ties": self.ties,
             "kinds": dict(sorted(self.kinds.items())),
             "candidates_per_group": {str(k): n for k, n in sorted(self.candidates.items())},
+            "votes_per_pair": {str(k): n for k, n in sorted(self.votes_per_pair.items())},
             "agreement": self._agreement_report(),
+            "vote_shares": dict(zip(SHARE_BINS, self.alpha.shares, strict=True)),
             "position_bias": rate(*self._first),
-            "length_bias": rate(*self._longer),
-            "contradictions": self._found["contradiction"],
-            "near_identical": self._found["near_identical"],
+            "length_bias": rate(*longer),
+            "length_bins": {
+                name: rate(*counts) for name, counts in zip(LENGTH_BINS, self._longer, strict=True)
+            },
+            "refusals_win": rate(*self._refusals),
+            "contradictions": count("contradiction"),
+            "self_contradictions": count("self_contradiction"),
+            "circles": count("circle"),
+            "near_identical": count("near_identical"),
             "suspects": dict(sorted(self.suspects.items())),
             "rankings": self.rankings,
             "untouched_rankings_by_chance": round(self.expected_untouched, 3),
+            "timed_votes": timed,
+            "languages": {
+                "prompts": dict(self.prompt_languages.most_common()),
+                "answers": dict(self.answer_languages.most_common()),
+            },
+            "repeated_answers": self.repeated.most(),
+            "models": self.leaderboard.report(),
             "prompts": len(self._split_of),
             "prompts_in_two_splits": self._leaks,
-            "findings": {
-                kind: {"count": self._found[kind], "group_ids": ids}
-                for kind, ids in sorted(self._findings.items())
-            },
+            "findings": self.findings.report(totals),
         }
 
     def _agreement_report(self) -> dict[str, Any]:
-        annotators = {
-            name: {"judgements": n, **rate(*map(int, self._agree.get(name, (0, 0))))}
-            for name, n in sorted(self._votes.items())
-        }
-        agreed = sum(int(a) for a, _ in self._agree.values())
-        total = sum(int(n) for _, n in self._agree.values())
-        return {"overall": rate(agreed, total), "annotators": annotators}
-
-
-def rate(hits: int, n: int) -> dict[str, Any]:
-    """A proportion with its 95 % Wilson interval: {"rate", "low", "high", "n"}; None for n = 0."""
-    if n == 0:
-        return {"rate": None, "low": None, "high": None, "n": 0}
-    z, p = 1.959964, hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return {"rate": round(p, 4), "low": round(low, 4), "high": round(high, 4), "n": n}
-
-
-def similarity(a: str, b: str) -> float:
-    """Jaccard similarity of character 4-gram sets of the normalised texts, in [0, 1]."""
-    if min(len(a), len(b)) < NEAR_IDENTICAL * max(len(a), len(b)) - 8:
-        return 0.0  # too different in length to be near-identical: spare the n-grams
-    a, b = normalise_text(a), normalise_text(b)
-    if a == b:
-        return 1.0
-    first, second = ({t[i : i + 4] for i in range(max(1, len(t) - 3))} for t in (a, b))
-    return len(first & second) / len(first | second)
-
-
-def advice(report: Mapping[str, Any]) -> list[str]:
-    """What the figures do to training, one sentence each; only what stands out."""
-    said = []
-    position, length = report["position_bias"], report["length_bias"]
-    if position["n"] and not position["low"] <= 0.5 <= position["high"]:
-        said.append(
-            f"The first-shown answer wins {position['rate']:.0%} of {position['n']} votes; "
-            "a fair panel gives 50%. Shuffle the answers' order in the next round."
-        )
-    if length["n"] and length["low"] > 0.6:
-        said.append(
-            f"The longer answer wins {length['rate']:.0%} of {length['n']} votes: a "
-            "reward model can score well here by length alone. Compare it with that baseline."
-        )
-    if report["contradictions"]:
-        said.append(
-            f"{report['contradictions']} pairs have votes for both sides; soft targets "
-            "train them towards an even score."
-        )
-    untouched = report["suspects"].get("display_order", 0)
-    if untouched:
-        said.append(
-            f"{untouched} of {report['rankings']} rankings equal the display order; "
-            f"chance would give {report['untouched_rankings_by_chance']:.1f}. Untouched "
-            "rankings are noise: --suspects drop leaves them out."
-        )
-    if report["near_identical"]:
-        said.append(
-            f"{report['near_identical']} groups have near-identical answers and teach little."
-        )
-    return said
+        annotators = {}
+        for name, n in sorted(self._votes.items()):
+            fast, timed = self._timed.get(name, (0, 0))
+            annotators[name] = {
+                "judgements": n,
+                **rate(*self._agree.get(name, (0, 0))),
+                "timed": timed,
+                "too_fast": fast,
+            }
+        agreed = [sum(counts[k] for counts in self._agree.values()) for k in (0, 1)]
+        return {"overall": rate(*agreed), "alpha": self.alpha.report(), "annotators": annotators}

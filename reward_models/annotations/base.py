@@ -25,6 +25,7 @@ from align.records import (
 )
 from reward_models.annotations.intake import Intake, Options, Row
 from reward_models.annotations.spool import Spool, digest
+from reward_models.reading_speed import lead_times, note_lead_time
 
 __all__ = [
     "Detection", "Format", "Intake", "Options", "Row", "group_key", "key_by_key", "make_group",
@@ -212,6 +213,10 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
     meta["merged"] = sum(_count(g, "merged", 1) for g in groups)
     if any("both_bad" in g.meta for g in groups):
         meta["both_bad"] = sum(_count(g, "both_bad", 0) for g in groups)
+    meta.pop("lead_time", None)
+    for group in groups:
+        for name, seconds in lead_times(group).items():
+            note_lead_time(meta, name, seconds)
     orders = {tuple(map(_content_key, g.candidates)) for g in groups}
     if "display_order" in meta and len(orders) > 1:
         meta["display_order"] = False  # the annotators did not all see this order

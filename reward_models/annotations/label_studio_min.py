@@ -24,6 +24,7 @@ from reward_models.annotations.label_config import LabelConfig
 from reward_models.annotations.label_studio import annotator_of, read_task
 from reward_models.annotations.label_studio_results import Task, judgements_of
 from reward_models.annotations.naming import candidate_named, is_tie
+from reward_models.reading_speed import note_lead_time
 
 # Written behind the data and the results.
 BOOKKEEPING = (
@@ -67,6 +68,7 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     if not judgements:
         raise RecordError(f"no vote: {reason}", code=reason or "empty_result")
     intake.vote()
+    note_lead_time(base.meta, annotator, obj.get("lead_time"))
     return replace(base, judgements=tuple(judgements))
 
 

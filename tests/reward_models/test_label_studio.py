@@ -45,6 +45,20 @@ def task(*annotations, **data):
     return {"id": 1, "data": data, "annotations": list(annotations), "predictions": []}
 
 
+def test_the_time_that_each_annotator_took_is_kept():
+    timed = [pairwise(lead_time=4.2), pairwise(id=8, completed_by=11, lead_time=1.5)]
+    (group,), _ = run(
+        [task(*timed, pairwise(id=9, completed_by=12, was_cancelled=True, lead_time=9))]
+    )
+    assert group.meta["lead_time"] == {"10": 4.2, "11": 1.5}
+    (other,), _ = run([task(pairwise(completed_by=12, lead_time=3))])
+    assert merge([group, other]).meta["lead_time"] == {"10": 4.2, "11": 1.5, "12": 3.0}
+    assert group.meta["lead_time"] == {"10": 4.2, "11": 1.5}
+    (group,), _ = run([task(pairwise())])
+    assert "lead_time" not in group.meta
+    assert "lead_time" not in merge([group, group]).meta
+
+
 def test_pairwise_record_gives_the_exact_group():
     (group,), intake = run([task(pairwise())])
     assert group.prompt == (Message("user", "Q"),)

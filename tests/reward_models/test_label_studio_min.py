@@ -60,7 +60,9 @@ def test_a_pairwise_row_gives_the_exact_group():
             "suspect": None,
         }
     ]
-    assert group.meta == {"source": "label_studio", "display_order": True, "task_id": 1}
+    assert group.meta == {
+        "source": "label_studio", "display_order": True, "task_id": 1, "lead_time": {"10": 4.2},
+    }  # fmt: skip
     assert [p.to_json() for p in targets(group)] == [
         {"a": 0, "b": 1, "target": 1.0, "weight": 1.0, "margin": None}
     ]

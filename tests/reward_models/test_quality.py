@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from align.records import Candidate, Judgement, Message, PreferenceGroup
-from reward_models.quality import Quality, advice, rate, similarity
+from reward_models.quality import Quality, advice, rate
+from reward_models.quality_findings import EFFECTS
 
 
 def group(*judgements, texts=("short", "a longer answer"), name="g", **meta):
@@ -52,7 +53,9 @@ def test_agreement_of_three_annotators_with_the_majority_of_the_others():
         0.5,
     )
     assert figures["contradictions"] == 2
-    assert figures["findings"]["contradiction"] == {"count": 2, "group_ids": ["1", "3"]}
+    found = figures["findings"]["contradiction"]
+    assert (found["count"], found["group_ids"]) == (2, ["1", "3"])
+    assert (found["of"], found["share"]) == ("pairs", 0.6667)
 
 
 def test_ties_and_lone_votes_say_nothing_about_agreement():
@@ -113,17 +116,6 @@ def test_untouched_rankings_by_chance():
     assert any("1 of 3 rankings" in said and "0.7" in said for said in advice(figures))
 
 
-def test_near_identical_answers_are_found():
-    text = "The hotel was clean, quiet and close to the station, and we liked it a lot."
-    assert similarity(text, text.upper().replace(" ", "  ")) == 1.0
-    assert similarity("房间很干净，服务很好", "房间很干净，服务很差") < 0.9
-    assert similarity("short", "a much longer and wholly different text") == 0.0
-    # 4-grams of "abcde" and "abcdf": {abcd, bcde} and {abcd, bcdf}: one of three is shared.
-    assert similarity("abcde", "abcdf") == pytest.approx(1 / 3)
-    figures = report(group(vote("x", "a"), texts=(text, text + "!")))
-    assert figures["near_identical"] == 1
-
-
 def test_a_prompt_in_two_splits_is_seen():
     quality = Quality()
     quality.observe(group(vote("x", "a")), "key", "train")
@@ -131,8 +123,143 @@ def test_a_prompt_in_two_splits_is_seen():
     assert quality.report()["prompts_in_two_splits"] == 1
 
 
+def test_the_two_kinds_of_contradiction():
+    both_ways = group(vote("x", "a"), vote("x", "b"), vote("y", "a"), name="1")
+    disagree = group(vote("x", "a"), vote("y", "b"), name="2")
+    figures = report(both_ways, disagree)
+    assert (figures["self_contradictions"], figures["contradictions"]) == (1, 1)
+    assert figures["findings"]["self_contradiction"]["group_ids"] == ["1"]
+    assert figures["findings"]["contradiction"]["group_ids"] == ["2"]
+    # Two questions may have two answers, and a tie is not the other side.
+    safer = Judgement("x", "pair", {"winner": "b", "loser": "a"}, source="safer")
+    assert report(group(vote("x", "a"), safer))["self_contradictions"] == 0
+    assert report(group(vote("x", "a"), tie("x")))["self_contradictions"] == 0
+
+
+def test_circles_of_a_panel_and_of_one_annotator():
+    def says(annotator, *pairs):
+        return [Judgement(annotator, "pair", {"winner": p[0], "loser": p[1]}) for p in pairs]
+
+    texts = ("one", "two and two", "three and three and three")
+    figures = report(
+        group(*says("x", "ab", "bc", "ca"), texts=texts, name="1"),
+        group(*says("x", "ab", "bc", "ac"), texts=texts, name="2"),
+        group(*says("x", "ab"), *says("y", "bc"), *says("z", "ca"), texts=texts, name="3"),
+        group(*says("x", "ab"), *says("y", "ba"), texts=texts, name="4"),
+    )
+    assert figures["circles"] == 2
+    assert figures["findings"]["circle"]["group_ids"] == ["1", "3"]
+    assert figures["findings"]["own_circle"]["group_ids"] == ["1"]
+    assert figures["findings"]["own_circle"]["share"] == 0.25
+
+
+def test_length_bins_are_by_how_many_times_longer():
+    def sized(winner, a, b):
+        return group(vote("x", winner), texts=("x" * a, "y" * b))
+
+    figures = report(
+        sized("a", 10, 10), sized("a", 11, 10), sized("b", 10, 14), sized("a", 10, 14),
+        sized("b", 10, 25), sized("a", 31, 10), sized("b", 31, 10), sized("a", 99, 1),
+    )  # fmt: skip
+    bins = {name: (b["n"], b["rate"]) for name, b in figures["length_bins"].items()}
+    assert bins == {
+        "≤ 1.1": (1, 1.0), "1.1–1.5": (2, 0.5), "1.5–2": (0, None), "2–3": (1, 1.0),
+        "> 3": (3, 0.6667),
+    }  # fmt: skip
+    assert (figures["length_bias"]["n"], figures["length_bias"]["rate"]) == (7, 0.7143)
+
+
+def test_votes_faster_than_skimming():
+    # 300 + 300 words and a prompt of 0: 600 words, 60 seconds at 600 words a minute.
+    texts = ("word " * 300, "other " * 299)
+    slow = {"x": 61.0, "y": 59.0, "z": 3, "bad": "no", "none": None, "nan": float("nan")}
+    shown = [group(vote("x", "a"), texts=texts, name="q", lead_time=slow)]
+    quality = Quality()
+    quality.observe_shown(shown[0], where="in.json:7")
+    quality.observe(shown[0], "key", "train")
+    figures = quality.report()
+    assert figures["timed_votes"] == 3
+    found = figures["findings"]["too_fast"]
+    assert (found["count"], found["share"], found["rows"]) == (2, 0.6667, ["in.json:7"])
+    annotators = figures["agreement"]["annotators"]
+    assert (annotators["x"]["timed"], annotators["x"]["too_fast"]) == (1, 0)
+    assert any("2 of 3 timed votes" in said for said in advice(figures))
+    assert "too_fast" not in report(shown[0])["findings"]
+
+
+def test_refusals_and_whether_they_win():
+    refusal = "I’m sorry, but I can't help with that."
+    figures = report(
+        group(vote("x", "a"), vote("y", "a"), texts=(refusal, "Of course: first, …"), name="1"),
+        group(vote("x", "a"), texts=("你可以这样做", "很抱歉，我无法回答这个问题。"), name="2"),
+        group(vote("x", "a"), texts=(refusal, "As an AI language model, no."), name="3"),
+        group(vote("x", "a"), tie("y"), texts=("fine", "good"), name="4"),
+    )
+    assert figures["findings"]["refusal"]["group_ids"] == ["1", "2", "3"]
+    assert (figures["refusals_win"]["n"], figures["refusals_win"]["rate"]) == (3, 0.6667)
+
+
+def test_escapes_languages_and_repeated_answers_have_their_rows():
+    quality = Quality()
+    rows = [
+        group(vote("x", "a"), texts=("a &lt; b", "plain"), name="1"),
+        group(vote("x", "a"), texts=("I don&#39;t know", "AT&T and R&D; fine"), name="2"),
+        group(vote("x", "a"), texts=("好的，没问题", "Yes, no problem"), name="a question"),
+        group(vote("x", "a"), texts=("plain", "another answer"), name="3"),
+    ]
+    for line, some in enumerate(rows, start=1):
+        quality.observe(some, some.group_id, "train", where=f"in.jsonl:{line}")
+    figures = quality.report()
+    found = {k: (f["count"], f["rows"]) for k, f in figures["findings"].items()}
+    assert found == {
+        "html_escaped": (2, ["in.jsonl:1", "in.jsonl:2"]),
+        "other_language": (1, ["in.jsonl:3"]),
+        "repeated_answer": (1, ["in.jsonl:4"]),
+    }
+    assert figures["findings"]["repeated_answer"]["share"] == 0.125  # of 8 candidates
+    assert figures["repeated_answers"] == [{"text": "plain", "times": 2}]
+    assert figures["languages"] == {
+        "prompts": {"other": 3, "en": 1}, "answers": {"en": 7, "zh": 1},
+    }  # fmt: skip
+
+
+def test_models_are_ranked_where_candidates_name_them():
+    candidates = (Candidate("a", "one", "big"), Candidate("b", "two two", "small"))
+    quality = Quality()
+    for k, winner in enumerate("aaab"):
+        some = PreferenceGroup("g", (Message("user", str(k)),), candidates, (vote("x", winner),))
+        quality.observe(some, str(k), "train")
+    rows = quality.report()["models"]["models"]
+    assert [(r["model"], r["votes"], r["win_rate"]) for r in rows] == [
+        ("big", 4, 0.75), ("small", 4, 0.25),
+    ]  # fmt: skip
+
+
+def test_every_finding_says_what_it_does_to_training():
+    quality = Quality()
+    for kind in EFFECTS:
+        quality.findings.add(kind, "g")
+    quality.findings.add("suspect: something new", "g", "f:1")
+    found = quality.report()["findings"]
+    assert all(len(f["effect"]) > 30 and f["of"] for f in found.values())
+    assert found["suspect: something new"]["rows"] == ["f:1"]
+
+
+def test_a_panel_that_does_not_agree_is_told():
+    noise = [group(vote("x", "a"), vote("y", "ab"[i % 2]), name=str(i)) for i in range(60)]
+    assert any("Krippendorff's alpha is" in said for said in advice(report(*noise)))
+    sure = [group(vote("x", "a"), vote("y", "a"), name=str(i)) for i in range(60)]
+    assert not any("alpha" in said for said in advice(report(*sure)))
+
+
 def test_advice_is_given_where_a_figure_stands_out_only():
-    even = [group(vote("x", "ab"[i % 2]), name=str(i), display_order=True) for i in range(40)]
+    even = [
+        group(
+            vote("x", "ab"[i % 2]), name=str(i), display_order=True,
+            texts=(f"short {i}", f"a longer answer {i}"),
+        )
+        for i in range(40)
+    ]  # fmt: skip
     assert advice(report(*even, shown=even)) == []
     first = [group(vote("x", "a"), name=str(i), display_order=True) for i in range(40)]
     said = advice(report(*first, shown=first))
