@@ -163,6 +163,14 @@ SAMPLES: dict[str, list[Any]] = {
             "is_response_1_safe": False, "better_response_id": 1, "safer_response_id": 0,
         },
     ],
+    "prodigy": [
+        {"text": "Q", "options": [{"id": "A", "text": "one"}, {"id": "B", "text": "two"}],
+         "accept": ["A"], "answer": "accept", "_input_hash": 1, "_task_hash": 2,
+         "_session_id": "d-al", "_annotator_id": "d-al", "_view_id": "choice",
+         "_timestamp": 1700000000},
+        {"text": "问", "options": [{"id": 1, "text": "甲"}, {"id": 2, "text": "乙"}],
+         "accept": [2], "answer": "accept", "_task_hash": 3, "_session_id": None},
+    ],
     "shp": [
         {
             "post_id": "p", "domain": "askbaking_train", "history": "Q", "human_ref_A": "A",
