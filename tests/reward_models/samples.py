@@ -57,6 +57,12 @@ SAMPLES: dict[str, list[Any]] = {
             "meta": {},
         },
     ],
+    "doccano": [
+        {"id": 1, "text": "Q", "answer_a": "one", "answer_b": "two", "label": ["A"],
+         "Comments": []},
+        {"id": 2, "text": "问", "answer_a": "甲", "answer_b": "乙", "label": ["平局"],
+         "Comments": ["难"]},
+    ],
     "helpsteer2": [
         {
             "prompt": prompt, "response": response, "helpfulness": rating, "correctness": 4,
