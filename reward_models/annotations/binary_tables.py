@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from align.config_errors import UserError
@@ -74,7 +75,7 @@ def xlsx_rows(file: Any, name: str, mapping: Mapping[str, str]) -> Iterator[Row]
         for line, cells in _filled_rows(sheet, begin + 1):
             number += 1
             problem = too_wide(cells, header)
-            made = {n: c for n, c in zip(header, cells, strict=False) if n}
+            made = {n: c for n, c in zip_longest(header, cells[: len(header)]) if n}
             error = ("bad_columns", problem) if problem else None
             yield Row(name, line, number, None if problem else made, error)
     book.close()

@@ -19,7 +19,7 @@ from align.config_errors import UserError
 from align.jsonl import short
 from align.records import Candidate, Judgement, Message, PreferenceGroup, RecordError
 from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
-from reward_models.annotations.naming import is_both_bad, read_words
+from reward_models.annotations.naming import LABELS, is_both_bad, is_tie, read_words
 from reward_models.annotations.table_layout import SEVERAL, Layout, layout_of
 
 
@@ -102,19 +102,7 @@ def _values(
         return [("pair", {"winner": ids["chosen"], "loser": ids["rejected"]})], False
     if layout.kind == "winner":
         word = _word(obj.get(layout.winner or ""))
-        names = {s.lower(): i for s, i in ids.items()} | {f"model_{s}": i for s, i in ids.items()}
-        known = [m.strip().lower() for m in models.values() if isinstance(m, str)]
-        names |= {
-            m: i
-            for m, i in zip(known, ids.values(), strict=False)
-            if len(known) == len(ids) and known.count(m) == 1
-        }
-        try:
-            values = read_words(word, list(ids.values()), names)
-        except RecordError as error:
-            code = "unknown_winner" if error.code == "other_result" else error.code
-            raise RecordError(error.message, code=code) from None
-        return [("pair", value) for value in values], is_both_bad(word) and "tie" in values[0]
+        return _won(word, layout, ids, models), is_both_bad(word) and len(ids) == 2
     columns = layout.ranks if layout.kind == "rank" else layout.scores
     numbers = {s: _number(obj.get(column), column) for s, column in columns.items()}
     lost = [columns[s] for s, n in numbers.items() if n is not None and s not in ids]
@@ -126,6 +114,42 @@ def _values(
     if len(given) < 2:
         raise RecordError(f"fewer than two {layout.kind}s", code="nothing_ranked")
     return [(layout.kind, value if layout.kind == "rank" else given)], False
+
+
+def _won(
+    word: str, layout: Layout, ids: dict[str, str], models: dict[str, Any]
+) -> list[tuple[Any, dict[str, Any]]]:
+    """The pairs that a word makes, looked up among all answer columns, empty ones too.
+
+    Were it looked up among the others only, "2" could mean the second of those that are left.
+    """
+    if is_tie(word) and len(ids) == 2:
+        return [("pair", {"tie": list(ids.values())})]
+    suffixes = [suffix for suffix, _ in layout.answers]
+    label = LABELS.match(word)
+    same_kind = [s for s in suffixes if label and _kind(s) == _kind(label.group(1))]
+    if label and same_kind and label.group(1).lower() not in same_kind:
+        raise RecordError(f"winner {word!r} is none of {suffixes}", code="unknown_winner")
+    names = {f"model_{s}": column for s, column in layout.answers}
+    known = [m.strip().lower() for m in models.values() if isinstance(m, str)]
+    names |= {
+        model.strip().lower(): ids[s]
+        for s, model in models.items()
+        if isinstance(model, str) and known.count(model.strip().lower()) == 1
+    }
+    try:
+        values = read_words(word, [column for _, column in layout.answers], names)
+    except RecordError as error:
+        code = "unknown_winner" if error.code == "other_result" else error.code
+        raise RecordError(error.message, code=code) from None
+    present = set(ids.values())
+    if not {value.get("winner") for value in values} <= present:
+        raise RecordError(f"winner {word!r} is an empty answer", code="unknown_winner")
+    return [("pair", value) for value in values if value["loser"] in present]
+
+
+def _kind(suffix: str) -> str:
+    return "number" if suffix.isdigit() else "letter" if len(suffix) == 1 else "word"
 
 
 def _word(value: Any) -> str:

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, BinaryIO
 
 from align.config_errors import UserError
@@ -193,11 +193,9 @@ def _csv_row(cells: list[str], header: list[str], name: str, line: int, number: 
     problem = too_wide(cells, header)
     if problem:
         return Row(name, line, number, error=("bad_columns", problem))
-    made = {n: _typed(n, cell) for n, cell in zip(header, cells, strict=False) if n}
-    for missing in header[len(cells) :]:
-        if missing:
-            made[missing] = None
-    return Row(name, line, number, made)
+    # Some programs leave out empty cells at the end of a row.
+    pairs = zip_longest(header, cells[: len(header)], fillvalue="")
+    return Row(name, line, number, {n: _typed(n, cell) for n, cell in pairs if n})
 
 
 def too_wide(cells: Sequence[Any], header: Sequence[str]) -> str | None:
