@@ -2,86 +2,76 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Annotation import</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --paper: #fff;
-        --bar: #2f6fba; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --paper: #0d1117; --bar: #5b9bdf; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
-         vertical-align: top; overflow-wrap: anywhere; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.soft { color: var(--soft); }
-.bar { background: var(--line); height: .6rem; width: 12rem; position: relative; }
-.bar i { background: var(--bar); height: 100%; display: block; }
-code { font-size: .85em; }
-</style></head><body>
-<h1>Annotation import</h1>
-<p class="soft">{{ r.groups.used }} groups, {{ r.pairs }} pairs;
-{% for name, n in r.splits.items() %}{{ name }} {{ n }}{{ ", " if not loop.last }}{% endfor %}</p>
-{% if r.advice or r.warnings %}<h2>Look at this first</h2><ul>
-{% for text in r.warnings + r.advice %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
-<h2>Accounting</h2>
-<table><tr><th></th><th class="n">in</th><th class="n">used</th><th>dropped</th></tr>
-{% for name in ("rows", "votes", "groups") %}{% set c = r[name] %}
-<tr><td>{{ name }}</td><td class="n">{{ c.used + c.dropped.values() | sum }}</td>
-<td class="n">{{ c.used }}</td><td>{% for reason, n in c.dropped.items() %}{{ n }} {{ reason }}
-{%- if c.examples[reason] %} <span class="soft">(first: {{ c.examples[reason] }})</span>{% endif %}
-{{- ", " if not loop.last }}{% else %}none{% endfor %}</td></tr>{% endfor %}</table>
-<p class="soft">{{ r.merged_rows }} used rows joined a comparison that was there already: the same
-prompt and the same answers.</p>
-<h2>Inputs</h2>
-<table><tr><th>file</th><th>format</th><th>evidence</th><th class="n">used</th></tr>
-{% for i in r.inputs %}<tr><td>{{ i.file }}</td><td>{{ i.format }}</td><td>{{ i.evidence }}</td>
-<td class="n">{{ i.used }}</td></tr>{% endfor %}</table>
-<h2>Biases</h2>
-<table><tr><th>share of decided votes</th><th class="n">rate</th><th>95 % interval</th>
-<th class="n">votes</th><th></th></tr>
-{% for name, b in (("first-shown answer wins", r.quality.position_bias),
-("longer answer wins", r.quality.length_bias),
-("annotator agrees with the others", r.quality.agreement.overall)) %}
-<tr><td>{{ name }}</td>{{ share(b) }}</tr>{% endfor %}</table>
-<h2>Annotators against the rest</h2>
-<table><tr><th>annotator</th><th class="n">judgements</th><th class="n">agreement</th>
-<th>95 % interval</th><th class="n">pairs</th><th></th></tr>
-{% for name, a in r.quality.agreement.annotators.items() %}<tr><td>{{ name }}</td>
-<td class="n">{{ a.judgements }}</td>{{ share(a) }}</tr>{% endfor %}</table>
-<h2>Findings</h2>
-<table><tr><th>what</th><th class="n">times</th><th>group ids to look at</th></tr>
-{% for name, found in r.quality.findings.items() %}<tr><td>{{ name }}</td>
-<td class="n">{{ found.count }}</td>
-<td>{% for id in found.group_ids[:5] %}<code>{{ id }}</code> {% endfor %}</td></tr>
-{% else %}<tr><td colspan="3">none</td></tr>{% endfor %}
-<tr><td>prompts in two splits</td><td class="n">{{ r.quality.prompts_in_two_splits }}</td>
-<td></td></tr></table>
-<h2>Settings</h2><table>
-{% for name, value in r.settings.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
-{% endfor %}</table></body></html>
-"""
-
-SHARE = """{% if b.rate is none %}<td class="n">–</td><td></td><td class="n">0</td><td></td>
-{% else %}<td class="n">{{ "%.1f" % (100 * b.rate) }} %</td>
-<td>{{ "%.1f" % (100 * b.low) }}–{{ "%.1f" % (100 * b.high) }} %</td><td class="n">{{ b.n }}</td>
-<td><div class="bar"><i style="width: {{ "%.1f" % (100 * b.rate) }}%"></i></div></td>{% endif %}"""
+MAX_CHARTED, MAX_LISTED = 25, 200
 
 
 def render(report: dict[str, Any]) -> str:
     """The page for the report of ``importing.run_import``."""
-    from jinja2 import Environment
-    from markupsafe import Markup
+    from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(autoescape=True, trim_blocks=True)
-    share = environment.from_string(SHARE)
-    page = environment.from_string(PAGE)
-    return page.render(r=_Attributes(report), share=lambda b: Markup(share.render(b=b)))
+    folder = Path(__file__).resolve().parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder, encoding="utf-8"), autoescape=True, trim_blocks=True
+    )
+    environment.globals["percent"] = _percent
+    quality = report["quality"]
+    # Those who voted most come first: their habits weigh most.
+    annotators = sorted(
+        quality["agreement"]["annotators"].items(), key=lambda a: (-a[1]["judgements"], a[0])
+    )
+    counts = quality["languages"].values()
+    used = [n for n in ("zh", "en", "mixed", "other") if any(c.get(n) for c in counts)]
+    return environment.get_template("import_report.html").render(
+        r=_Attributes({"aggregation": None, "skipped": None} | report),
+        charts=_charts(quality, annotators),
+        annotators=annotators[:MAX_LISTED],
+        unlisted=max(0, len(annotators) - MAX_LISTED),
+        languages=used,
+    )
+
+
+def _charts(quality: dict[str, Any], annotators: list[tuple[str, Any]]) -> dict[str, Any]:
+    from reward_models.import_charts import Mark, columns, intervals
+
+    compared = [(name, a) for name, a in annotators if a["n"]]
+    return {
+        "annotators": intervals(
+            [
+                Mark(name, a["rate"], a["low"], a["high"], f"of {a['n']} pairs")
+                for name, a in compared[:MAX_CHARTED]
+            ],
+            label="Agreement with the others, by annotator",
+            reference=quality["agreement"]["overall"]["rate"],
+        ),
+        "left_out": max(0, len(compared) - MAX_CHARTED),
+        "shares": columns(
+            [Mark(name.removesuffix(" %"), n) for name, n in quality["vote_shares"].items()],
+            label="Pairs by the share of votes for the winner",
+            x_label="% of the votes for the winner",
+        ),
+        "lengths": columns(
+            [
+                Mark(name, b["rate"], b["low"], b["high"], f"of {b['n']} votes")
+                for name, b in quality["length_bins"].items()
+            ],
+            label="Win rate of the longer answer by how many times longer it is",
+            x_label="how many times longer",
+            percent=True,
+            reference=0.5,
+        ),
+        "sizes": columns(
+            [Mark(size, n) for size, n in quality["candidates_per_group"].items()],
+            label="Groups by number of answers",
+            x_label="answers in the group",
+        ),
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 class _Attributes:

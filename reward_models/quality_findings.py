@@ -42,7 +42,7 @@ EFFECTS = {
     "html_escaped": (
         "groups",
         "Text holds escapes such as &lt; or &#39;, which no model writes: escaped and clean "
-        "answers can then be told apart by that alone. Unescape them before importing.",
+        "answers can then be told apart by that alone. --unescape_html turns them back.",
     ),
     "other_language": (
         "groups",
@@ -98,7 +98,8 @@ class Findings:
     def report(self, totals: Mapping[str, int]) -> dict[str, Any]:
         """{kind: {"count", "of", "share", "group_ids", "rows", "effect"}}.
 
-        totals: how many groups, pairs, … there are in all, by the names in ``EFFECTS``.
+        group_ids and rows stand side by side; a row is None where it is not known. totals: how many
+        groups, pairs, … there are in all, by the names in ``EFFECTS``.
         """
         made = {}
         for kind, (count, places) in sorted(self.found.items()):
@@ -109,7 +110,7 @@ class Findings:
                 "of": of,
                 "share": round(count / total, 4) if total else None,
                 "group_ids": list(places),
-                "rows": [where for where in places.values() if where],
+                "rows": list(places.values()),
                 "effect": effect,
             }
         return made
@@ -195,11 +196,6 @@ def _texts(report: Mapping[str, Any]) -> list[str]:
     if report["near_identical"]:
         said.append(
             f"{report['near_identical']} groups have near-identical answers and teach little."
-        )
-    if "html_escaped" in found:
-        said.append(
-            f"{found['html_escaped']['count']} groups hold HTML escapes such as &lt;: unescape "
-            "them, or escaped answers can be told by that alone."
         )
     other = found.get("other_language")
     if other and other["share"] >= 0.05:
