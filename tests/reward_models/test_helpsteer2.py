@@ -96,6 +96,7 @@ def test_an_answer_that_stands_there_twice():
     )
     assert group.judgements[0].value == {"1": 1.0, "2": 2.0}
     assert dict(intake.rows.dropped) == {"duplicate_row": 1, "second_rating": 1}
+    assert intake.rows.examples == {"duplicate_row": "in.jsonl:2", "second_rating": "in.jsonl:3"}
     assert intake.rows.used == 2
     assert (intake.votes.used, dict(intake.votes.dropped)) == (
         2,

@@ -95,19 +95,19 @@ def test_a_score_of_10_beside_low_ratings_makes_its_own_pairs_suspect_and_no_oth
     (group,), _ = run(
         FORMAT,
         row(
-            completion(10, ("1", "2", "2", "2"), "Bad."),
             completion(8, ("4",) * 4, "Good."),
+            completion(10, ("1", "2", "2", "2"), "Bad."),
             completion(5, ("3",) * 4, "Middling."),
         ),
     )
     fault = "overall_10_rated_2_or_less"
     assert [j.to_json() for j in group.judgements] == [
-        score({"2": 8.0, "3": 5.0}),
-        score({"1": 10.0, "2": 8.0}, fault),
-        score({"1": 10.0, "3": 5.0}, fault),
+        score({"1": 8.0, "3": 5.0}),
+        score({"1": 8.0, "2": 10.0}, fault),
+        score({"2": 10.0, "3": 5.0}, fault),
     ]
-    assert trained(group, suspects="drop") == [("2", "3", 1.0, 1.0)]
-    assert [(a, b) for a, b, *_ in trained(group)] == [("1", "2"), ("1", "3"), ("2", "3")]
+    assert trained(group, suspects="drop") == [("1", "3", 1.0, 1.0)]
+    assert [(a, b) for a, b, *_ in trained(group)] == [("2", "1"), ("1", "3"), ("2", "3")]
 
 
 @pytest.mark.parametrize(
