@@ -47,6 +47,7 @@ class Quality:
         self.candidates: Counter[int] = Counter()
         self.votes_per_pair: Counter[int] = Counter()
         self.suspects: Counter[str] = Counter()
+        self.scales: Counter[str] = Counter()
         self.prompt_languages: Counter[str] = Counter()
         self.answer_languages: Counter[str] = Counter()
         self.expected_untouched = 0.0
@@ -123,6 +124,8 @@ class Quality:
                     ups += 1
                 else:
                     downs += 1
+                if vote.strength is not None:
+                    self.scales[vote.scale] += 1
                 if vote.both:
                     self.findings.add("self_contradiction", group.group_id, where)
             if longer:
@@ -225,6 +228,7 @@ class Quality:
             "suspects": dict(sorted(self.suspects.items())),
             "rankings": self.rankings,
             "untouched_rankings_by_chance": round(self.expected_untouched, 3),
+            "strength_units": dict(sorted(self.scales.items())),
             "timed_votes": timed,
             "languages": {
                 "prompts": dict(self.prompt_languages.most_common()),

@@ -181,6 +181,13 @@ def _panel(report: Mapping[str, Any]) -> list[str]:
             f"chance would give {report['untouched_rankings_by_chance']:.1f}. Untouched "
             "rankings are noise: --suspects drop leaves them out."
         )
+    units = report["strength_units"]
+    if len(units) > 1:
+        names = ", ".join(list(units)[:5]) + (", …" if len(units) > 5 else "")
+        said.append(
+            f"Strengths come in {len(units)} units ({names}), which reward.margin would mix: "
+            "leave it off, or import one source at a time."
+        )
     fast = found.get("too_fast")
     if fast and fast["share"] >= 0.01:
         said.append(

@@ -252,6 +252,18 @@ def test_a_panel_that_does_not_agree_is_told():
     assert not any("alpha" in said for said in advice(report(*sure)))
 
 
+def test_strengths_in_several_units_are_told():
+    def scored(source, k):
+        made = Judgement("x", "score", {"a": 1.0, "b": 3.0}, source=source)
+        return group(made, name=str(k), texts=("same", "size"))
+
+    one = report(scored("stars", 1), scored("stars", 2), group(vote("y", "a"), name="3"))
+    assert one["strength_units"] == {"score:stars": 2}
+    assert not any("units" in said for said in advice(one))
+    two = report(scored("stars", 1), scored("percent", 2))
+    assert any("2 units (score:percent, score:stars)" in said for said in advice(two))
+
+
 def test_advice_is_given_where_a_figure_stands_out_only():
     even = [
         group(

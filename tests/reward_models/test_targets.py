@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from align.config_errors import UserError
 from align.records import Candidate, Judgement, Message, PreferenceGroup, RecordError
-from reward_models.preferences import pair_value, targets
+from reward_models.preferences import pair_value, targets, votes
 
 SETTINGS = ("soft", "majority", "per_annotator")
 
@@ -207,3 +207,74 @@ def test_weights_of_a_group_sum_to_one(judgements, ties):
     made = targets(group(*judgements, k=4), ties=ties)
     assert not made or sum(p.weight for p in made) == pytest.approx(1.0)
     assert all(p.target >= 0.5 for p in made)
+
+
+def test_two_rankings_are_counted_pair_by_pair():
+    # x: a > b > c, y: b > a > c. They differ on one of three pairs.
+    both = group(rank("x", a=1, b=2, c=3), rank("y", a=2, b=1, c=3), k=3)
+    third = 0.333333
+    assert short(targets(both)) == [(0, 1, 0.5, third), (0, 2, 1.0, third), (1, 2, 1.0, third)]
+    # α = 1: (1 + 1) / (2 + 2) and (2 + 1) / (2 + 2).
+    assert short(targets(both, alpha=1.0)) == [
+        (0, 1, 0.5, third), (0, 2, 0.75, third), (1, 2, 0.75, third),
+    ]  # fmt: skip
+    # An even split is no majority; the other two pairs then weigh one half each.
+    assert short(targets(both, aggregate="majority", ties="drop")) == [
+        (0, 2, 1.0, 0.5), (1, 2, 1.0, 0.5),
+    ]  # fmt: skip
+    assert short(targets(both, aggregate="per_annotator")) == [
+        (0, 1, 1.0, third), (1, 0, 1.0, third), (0, 2, 1.0, third), (0, 2, 1.0, third),
+        (1, 2, 1.0, third), (1, 2, 1.0, third),
+    ]  # fmt: skip
+
+
+def test_pairs_that_only_some_ranked_have_fewer_votes():
+    # y left c unranked: (a, b) has two votes, (a, c) and (b, c) one.
+    some = group(rank("x", a=1, b=2, c=3), rank("y", a=2, b=1, c=None), k=3)
+    assert [p.weight for p in targets(some)] == pytest.approx([1 / 3] * 3)
+    assert short(targets(some, min_annotators=2)) == [(0, 1, 0.5, 1.0)]
+
+
+def test_equal_ranks_and_the_weights_that_are_left():
+    # a > b = c > d makes six pairs, of which (b, c) is a tie.
+    ranked = group(rank("x", a=1, b=2, c=2, d=3), k=4)
+    made = targets(ranked)
+    assert [(p.a, p.b) for p in made if p.target == 0.5] == [(1, 2)]
+    assert {round(p.weight, 6) for p in made} == {0.166667}
+    assert {(p.a, p.b, round(p.weight, 6)) for p in targets(ranked, ties="drop")} == {
+        (0, 1, 0.2), (0, 2, 0.2), (0, 3, 0.2), (1, 3, 0.2), (2, 3, 0.2),
+    }  # fmt: skip
+
+
+def test_margins_of_one_annotator_in_two_units_are_not_averaged():
+    stars = score("x", "stars", a=5.0, b=3.0)
+    percent = score("x", "percent", a=90.0, b=20.0)
+    again = score("x", "stars", a=4.0, b=3.0)
+    assert targets(group(stars, again), margin=True)[0].margin == 1.5
+    assert targets(group(stars, percent), margin=True)[0].margin is None
+    # Somebody else's vote in one unit counts alone.
+    other = score("y", "stars", a=4.0, b=3.0)
+    assert targets(group(stars, percent, other), margin=True)[0].margin == 1.0
+    assert [
+        p.margin for p in targets(group(stars, other), aggregate="per_annotator", margin=True)
+    ] == [2.0, 1.0]
+    # Negative strength is still a distance; a vote without strength adds nothing.
+    sure = group(win("a", strength=-3.0), win("a"), win("a", strength=1.0))
+    assert targets(sure, margin=True)[0].margin == 2.0
+
+
+def test_an_annotator_with_several_kinds_of_judgement_has_the_mean():
+    # Two votes for a (pair, scores), one for b (ranking): 2/3 for a, one vote.
+    said = group(win("a", annotator="x"), score("x", a=2.0, b=1.0), rank("x", a=2, b=1))
+    assert short(targets(said)) == [(0, 1, 0.666667, 1.0)]
+    (vote,) = votes(said)[0, 1]
+    assert (vote.annotator, round(vote.value, 6), vote.scale) == ("x", 0.666667, "mixed")
+
+
+def test_votes_say_who_preferred_both_sides():
+    said = group(
+        win("a", annotator="x"), win("b", annotator="x"), win("a", annotator="y"), tie("z")
+    )
+    assert [(v.annotator, v.value, v.both) for v in votes(said)[0, 1]] == [
+        ("x", 0.5, True), ("y", 1.0, False), ("z", 0.5, False),
+    ]  # fmt: skip
