@@ -35,6 +35,10 @@ def matches(obj: Any) -> str | None:
 def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     """One row → one group with a pair judgement per annotator."""
     obj = as_object(obj, "context", "response1", "response2")
+    # Not text: a table's cell holds the list as it was printed, which is no prompt.
+    if not isinstance(obj["context"], list):
+        reason = f"context must be a list of messages, got {short(obj['context'])}"
+        raise RecordError(reason, code="bad_context")
     prompt = prompt_messages(obj["context"])
     if prompt[-1].role != "user":
         reason = f"the context must end with the user, not {prompt[-1].role}"

@@ -114,6 +114,8 @@ def test_votes_without_a_usable_score_are_counted():
         (row(-1, 2, 1, response1="\n"), "empty_candidate", {"empty_candidate": 2}),
         (row(-1, response1=None), "not_text", {"not_text": 1}),
         (row(-1, context=[]), "no_prompt", {"no_prompt": 1}),
+        (row(-1, context="[{'role': 'user'}]"), "bad_context", {"bad_context": 1}),
+        (row(-1, context=None), "bad_context", {"bad_context": 1}),
         (row(-1, context=[{"role": "user"}]), "not_text", {"not_text": 1}),
         (row(-1, context=[{"role": "assistant", "content": "A"}]), "bad_role", {"bad_role": 1}),
         ({"context": [], "overall_preference": 1}, "missing_field", {"missing_field": 1}),
