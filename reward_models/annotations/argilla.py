@@ -22,7 +22,6 @@ says so.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +34,7 @@ from reward_models.annotations.argilla_responses import (
     suggestions_in,
 )
 from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+from reward_models.annotations.fields import number
 from reward_models.annotations.label_studio_ratings import Ratings
 from reward_models.annotations.label_studio_results import Task
 from reward_models.annotations.layout import answers_of, find_layout
@@ -88,8 +88,8 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     reasons: dict[str, None] = {}
     responses = responses_of(obj)
     lists = _unordered(responses, task)
-    for number, response in enumerate(responses):
-        who = response.user or f"#{number}"
+    for place, response in enumerate(responses):
+        who = response.user or f"#{place}"
         if intake.seen("argilla", base.group_id, str(obj.get("id")), who):
             votes, reason = [], "duplicate_annotation"
         else:
@@ -227,7 +227,7 @@ def _ranking(value: Sequence[Any], task: Task) -> dict[str, float | None]:
         rank = item.get("rank") if _has_ranks(value) and isinstance(item, dict) else place
         if isinstance(rank, bool) or not isinstance(rank, (int, float, type(None))):
             raise RecordError(f"rank {rank!r} is no number", code="malformed_result")
-        if rank is not None and not math.isfinite(rank):
+        if rank is not None and number(rank) is None:
             raise RecordError(f"rank {rank!r} is not finite", code="not_finite")
         ranks[candidate] = rank
     if sum(rank is not None for rank in ranks.values()) < 2:

@@ -13,6 +13,7 @@ from typing import Any
 
 from align.records import Judgement, PreferenceGroup, RecordError
 from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+from reward_models.annotations.fields import number
 from reward_models.annotations.label_studio_results import Task, judgements_of
 from reward_models.annotations.layout import answers_of, find_layout
 from reward_models.reading_speed import note_lead_time
@@ -53,7 +54,7 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
             intake.drop_vote(reason)
         else:
             intake.vote()
-            note_lead_time(base.meta, annotator_of(annotation), annotation.get("lead_time"))
+            note_lead_time(base.meta, annotator_of(annotation), number(annotation.get("lead_time")))
     if not judgements:
         code = next(iter(reasons)) if len(reasons) == 1 else "no_usable_vote"
         why = ", ".join(reasons) if reasons else "no annotations"

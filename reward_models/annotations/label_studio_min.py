@@ -20,6 +20,7 @@ from typing import Any
 
 from align.records import PreferenceGroup, RecordError
 from reward_models.annotations.base import Format, Intake, row_by_row
+from reward_models.annotations.fields import number
 from reward_models.annotations.label_config import LabelConfig
 from reward_models.annotations.label_studio import annotator_of, read_task
 from reward_models.annotations.label_studio_results import Task, judgements_of
@@ -68,7 +69,7 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
     if not judgements:
         raise RecordError(f"no vote: {reason}", code=reason or "empty_result")
     intake.vote()
-    note_lead_time(base.meta, annotator, obj.get("lead_time"))
+    note_lead_time(base.meta, annotator, number(obj.get("lead_time")))
     return replace(base, judgements=tuple(judgements))
 
 

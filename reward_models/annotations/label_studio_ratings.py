@@ -7,11 +7,11 @@ could be either are no vote.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from reward_models.annotations.fields import number
 from reward_models.annotations.label_config import object_field
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ class Ratings:
 
     def add(self, result: Mapping[str, Any], value: Mapping[str, Any]) -> str | None:
         """Adds one rating; returns the reason where it cannot."""
-        number = value.get("rating", value.get("number"))
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
+        given = value.get("rating", value.get("number"))
+        if isinstance(given, bool) or not isinstance(given, (int, float)):
             return "malformed_result"
-        if not math.isfinite(number):
+        stars = number(given)
+        if stars is None:
             return "not_finite"
         task = self._task
         candidate = _by_object(result, task)
@@ -53,7 +54,7 @@ class Ratings:
         scores = self.scores.setdefault(_attribute(result, candidate), {})
         if candidate in scores:
             return "repeated_candidate"
-        scores[candidate] = float(number)
+        scores[candidate] = stars
         return None
 
 
