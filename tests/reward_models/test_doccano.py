@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from samples import SAMPLES
@@ -150,17 +151,18 @@ def test_intent_detection_has_its_labels_under_cats():
     assert group.judgements[0].value == {"winner": "answer_b", "loser": "answer_a"}
 
 
-def test_files_named_by_members_are_imported(tmp_path):
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_named_by_members_are_imported(tmp_path, zipped):
     votes = {"anna": ["A", "B", None], "王芳": ["A", "A", "A"]}
+    folder = tmp_path / "export"
+    folder.mkdir()
     for name, labels in votes.items():
-        rows = [
-            row(*([lab] if lab else []), id=i, text=f"问题 {i}") for i, lab in enumerate(labels)
-        ]
+        rows = [row(*filter(None, [lab]), id=i, text=f"问题 {i}") for i, lab in enumerate(labels)]
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text, "utf-8")
-    inputs = tuple(str(tmp_path / f"{name}.jsonl") for name in votes)
-    report = run_import(ImportSettings(inputs, tmp_path / "out"), say=lambda _: None)
-    assert [i["format"] for i in report["inputs"]] == ["doccano", "doccano"]
+        (folder / f"{name}.jsonl").write_text(text, "utf-8")
+    source = shutil.make_archive(str(tmp_path / "p"), "zip", folder) if zipped else str(folder)
+    report = run_import(ImportSettings((source,), tmp_path / "out"), say=lambda _: None)
+    assert {i["format"] for i in report["inputs"]} == {"doccano"}
     assert (report["rows"]["used"], report["rows"]["dropped"]) == (5, {"no_annotations": 1})
     lines = (tmp_path / "out/preferences.jsonl").read_text("utf-8").splitlines()
     cast = {
