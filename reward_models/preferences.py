@@ -17,6 +17,7 @@ arXiv:2203.02155, section 3.5).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import combinations
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -241,6 +242,7 @@ def _oriented(i: int, j: int, target: float, weight: float, gap: float | None) -
     return PairTarget(i, j, target, weight, gap)
 
 
+@lru_cache(maxsize=64)
 def _check(aggregate: str, ties: str, alpha: float, suspects: str) -> None:
     for field, value, known in (
         ("aggregate", aggregate, AGGREGATES),

@@ -167,17 +167,19 @@ class Quality:
         texts = [c.text for c in group.candidates]
         if near_identical(texts):
             add("near_identical", name, where)
-        if any(map(is_escaped, texts)) or is_escaped(group.prompt[-1].content):
-            add("html_escaped", name, where)
-        if speaks_other(
-            group.prompt[-1].content, texts, self.answer_languages, self.prompt_languages
-        ):
+        asked = group.prompt[-1].content
+        if speaks_other(asked, texts, self.answer_languages, self.prompt_languages):
             add("other_language", name, where)
-        again = sum(self.repeated.again(text, prompt) for text in texts)
+        escaped, again, refused = is_escaped(asked), 0, []
+        for text in texts:
+            escaped = escaped or ("&" in text and is_escaped(text))
+            again += self.repeated.again(text, prompt)
+            refused.append(is_refusal(text))
+        if escaped:
+            add("html_escaped", name, where)
         if again:
             add("repeated_answer", name, where, again)
-        refused = [is_refusal(t) for t in texts]
-        if any(refused):
+        if True in refused:
             add("refusal", name, where)
             for (i, j), cast in found.items():
                 if refused[i] != refused[j]:

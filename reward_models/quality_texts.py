@@ -25,6 +25,7 @@ REFUSALS = (
     "抱歉，", "抱歉,", "很抱歉", "非常抱歉", "对不起，", "对不起,", "我无法", "我不能",
     "作为一个ai", "作为一个人工智能", "作为人工智能", "作为一个语言模型", "作为ai",
 )  # fmt: skip
+_BEGIN = {c for r in REFUSALS for c in (r[0], r[0].upper())} | {" ", "\n", "\t", "\u3000", "\r"}
 # How many times longer the longer answer is: upper ends of the bins.
 LENGTH_EDGES = (1.1, 1.5, 2.0, 3.0)
 LENGTH_BINS = ("≤ 1.1", "1.1–1.5", "1.5–2", "2–3", "> 3")
@@ -63,6 +64,8 @@ def speaks_other(
 
 def is_refusal(text: str) -> bool:
     """Whether an answer begins like a refusal, in English or Chinese."""
+    if text[:1] not in _BEGIN:
+        return False
     return text[:48].lstrip().lower().replace("’", "'").startswith(REFUSALS)
 
 
