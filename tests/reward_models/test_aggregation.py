@@ -17,6 +17,7 @@ from align.config_errors import UserError
 from align.records import Candidate, Judgement, Message, PreferenceGroup
 from reward_models import noisy_bt
 from reward_models.aggregation import DawidSkene, NoisyBradleyTerry, candidate_key
+from reward_models.importing import ImportSettings, run_import
 from reward_models.preferences import targets
 
 MODELS = (DawidSkene, NoisyBradleyTerry)
@@ -263,6 +264,25 @@ def test_importing_needs_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_import_writes_what_training_reads(tmp_path):
+    groups = panel({"x": 0.95, "y": 0.9, "z": 0.5}, n=40)
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(g.to_json()) + "\n" for g in groups), "utf-8")
+    wanted = ImportSettings((str(source),), tmp_path / "out", aggregate="dawid_skene")
+    report = run_import(wanted, say=lambda _: None)
+    assert report["aggregation"]["name"] == "dawid_skene"
+    assert report["aggregation"]["annotators"]["x"]["votes"] == 40
+    rows, read = (
+        [
+            json.loads(line)
+            for line in (tmp_path / f"out/{n}.jsonl").read_text("utf-8").split("\n")[:-1]
+        ]
+        for n in ("pairs", "preferences")
+    )
+    made = [targets(PreferenceGroup.from_json(g), aggregate="dawid_skene")[0] for g in read]
+    assert [m.target for m in made] == [row["target"] for row in rows]
 
 
 def test_candidate_keys_know_turns_and_groups():
