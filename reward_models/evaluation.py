@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from align.records import PreferenceGroup
-from reward_models.preferences import targets
+from reward_models.evaluation_best_of_n import best_of_n
+from reward_models.evaluation_calibration import ece, fit_temperature, loss, reliability
+from reward_models.evaluation_length import length_baseline, length_bias
+from reward_models.evaluation_pairs import Pairs, bootstrap, collect, correct, mean, slices
 
-Floats = NDArray[np.float64]
+__all__ = ["evaluate_groups", "evaluate_scores", "excerpt", "mistakes"]
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """All pairs of an evaluation set, one entry each.
-
-    group: index of the group. delta: score of a minus score of b. target: P(a beats b) ≥ 0.5.
-    margin: NaN where unknown. longer: characters of a minus characters of b.
-    """
-
-    group: NDArray[np.int64]
-    delta: Floats
-    target: Floats
-    weight: Floats
-    margin: Floats
-    longer: Floats
+MAX_MISTAKES = 20
+EXCERPT = 300
 
 
 def evaluate_groups(
@@ -57,6 +45,7 @@ def evaluate_scores(
     groups: Sequence[PreferenceGroup],
     scores: Sequence[Sequence[float]],
     *,
+    heads: Sequence[Sequence[Sequence[float]]] | None = None,
     aggregate: str = "soft",
     ties: str = "half",
     seed: int = 0,
@@ -64,161 +53,85 @@ def evaluate_scores(
 ) -> dict[str, Any]:
     """Figures of given scores, (groups, candidates).
 
+    heads: (groups, candidates, members), where an ensemble estimates the score.
     eval_accuracy: weighted share of decided pairs (target ≠ 0.5) whose order is right, equal scores
     count half; with a 95 % bootstrap interval over groups. eval_loss: soft Bradley–Terry, nats a
     pair. eval_ece: expected calibration error of σ(Δ), 10 bins. eval_temperature: T that minimises
     the loss of σ(Δ/T). eval_length_baseline: accuracy of "the longer answer is better".
-    by: accuracy in slices, {name: {slice: {"accuracy", "pairs"}}}.
+    by: accuracy in parts (``evaluation_pairs.slices``). calibration: the bins of σ(Δ), "raw" and
+    with the temperature. length_bias, best_of_n, mistakes: see the functions of these names.
     Raises ValueError for scores that are not finite.
     """
     if not all(math.isfinite(score) for row in scores for score in row):
         raise ValueError("the model gives scores that are not finite")
-    pairs = collect(groups, scores, aggregate=aggregate, ties=ties)
-    decided = pairs.target != 0.5
+    pairs = collect(groups, scores, heads=heads, aggregate=aggregate, ties=ties)
+    decided = pairs.decided
     result: dict[str, Any] = {
         "eval_groups": len(set(pairs.group.tolist())),
         "eval_pairs": int(decided.sum()),
         "eval_ties": int((~decided).sum()),
     }
+    picked = {"best_of_n": best_of_n(groups, scores, seed, resamples)}
     if not decided.any():
-        return {**result, "eval_accuracy": None}
-    right = correct(pairs.delta)
-    low, high = bootstrap(
-        right[decided], pairs.weight[decided], pairs.group[decided], seed, resamples
-    )
-    temperature = fit_temperature(pairs.delta, pairs.target, pairs.weight)
+        return {**result, "eval_accuracy": None, **picked}
+    right, weight = correct(pairs.delta)[decided], pairs.weight[decided]
+    low, high = bootstrap(right, weight, pairs.group[decided], seed, resamples)
+    everything = (pairs.target, pairs.weight)
+    temperature = fit_temperature(pairs.delta, *everything)
+    cooled = pairs.delta / temperature
     return {
         **result,
-        "eval_accuracy": mean(right[decided], pairs.weight[decided]),
+        "eval_accuracy": mean(right, weight),
         "eval_accuracy_low": low,
         "eval_accuracy_high": high,
-        "eval_loss": loss(pairs.delta, pairs.target, pairs.weight),
-        "eval_margin": mean(pairs.delta[decided], pairs.weight[decided]),
-        "eval_ece": ece(pairs.delta, pairs.target, pairs.weight),
+        "eval_loss": loss(pairs.delta, *everything),
+        "eval_margin": mean(pairs.delta[decided], weight),
+        "eval_ece": ece(pairs.delta, *everything),
         "eval_temperature": temperature,
-        "eval_ece_calibrated": ece(pairs.delta / temperature, pairs.target, pairs.weight),
-        "eval_length_baseline": mean(correct(pairs.longer)[decided], pairs.weight[decided]),
-        "by": _slices(pairs, right, decided),
-    }
-
-
-def collect(
-    groups: Sequence[PreferenceGroup],
-    scores: Sequence[Sequence[float]],
-    *,
-    aggregate: str = "soft",
-    ties: str = "half",
-) -> Pairs:
-    """The pairs of all groups with their score differences."""
-    rows = []
-    for g, (group, values) in enumerate(zip(groups, scores, strict=True)):
-        length = [len(c.text) for c in group.candidates]
-        for pair in targets(group, aggregate=aggregate, ties=ties, margin=True):
-            margin = float("nan") if pair.margin is None else pair.margin
-            rows.append(
-                (
-                    g,
-                    values[pair.a] - values[pair.b],
-                    pair.target,
-                    pair.weight,
-                    margin,
-                    length[pair.a] - length[pair.b],
-                )
-            )
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return Pairs(table[:, 0].astype(np.int64), *(table[:, i] for i in range(1, 6)))
-
-
-def correct(delta: Floats) -> Floats:
-    """1 where a scores higher, 0.5 where both score the same, 0 otherwise."""
-    return (np.sign(delta) + 1.0) / 2.0
-
-
-def mean(values: Floats, weight: Floats) -> float:
-    """Weighted mean."""
-    return float(np.sum(values * weight) / np.sum(weight))
-
-
-def bootstrap(
-    values: Floats, weight: Floats, group: NDArray[np.int64], seed: int, resamples: int
-) -> tuple[float, float]:
-    """95 % percentile interval of the weighted mean, whole groups drawn with replacement."""
-    _, index = np.unique(group, return_inverse=True)
-    n = int(index.max()) + 1
-    total = np.bincount(index, weights=values * weight, minlength=n)
-    weights = np.bincount(index, weights=weight, minlength=n)
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for i in range(resamples):
-        drawn = generator.integers(0, n, n)
-        means[i] = total[drawn].sum() / weights[drawn].sum()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def loss(delta: Floats, target: Floats, weight: Floats) -> float:
-    """Weighted mean of −p·log σ(Δ) − (1−p)·log σ(−Δ)."""
-    each = target * np.logaddexp(0.0, -delta) + (1.0 - target) * np.logaddexp(0.0, delta)
-    return mean(each, weight)
-
-
-def ece(delta: Floats, target: Floats, weight: Floats, bins: int = 10) -> float:
-    """Expected calibration error of the winner's probability σ(|Δ|) over equal bins of [0.5, 1].
-
-    Σ (bin weight / total) · |mean confidence − mean outcome| (Guo et al. 2017, arXiv:1706.04599).
-    """
-    confidence = 1.0 / (1.0 + np.exp(-np.minimum(np.abs(delta), 500.0)))
-    outcome = np.where(delta >= 0.0, target, 1.0 - target)
-    outcome = np.where(delta == 0.0, 0.5, outcome)
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gap = np.bincount(place, weights=(confidence - outcome) * weight, minlength=bins)
-    return float(np.abs(gap).sum() / weight.sum())
-
-
-def fit_temperature(delta: Floats, target: Floats, weight: Floats) -> float:
-    """T in [0.001, 1000] that minimises the loss of σ(Δ/T).
-
-    The loss is convex in 1/T, so a search over log T that keeps the better part finds the minimum.
-    An order without any mistake drives T to the lower end. 1 where all scores are equal.
-    """
-    if not delta.any():
-        return 1.0
-    low, high = np.log(1e-3), np.log(1e3)
-    for _ in range(100):
-        a, b = low + (high - low) / 3, high - (high - low) / 3
-        if loss(delta / np.exp(a), target, weight) <= loss(delta / np.exp(b), target, weight):
-            high = b
-        else:
-            low = a
-    return float(np.exp((low + high) / 2))
-
-
-def _slices(pairs: Pairs, right: Floats, decided: NDArray[np.bool_]) -> dict[str, Any]:
-    """Accuracy by length of the winner, agreement of the votes and size of the margin."""
-    slices = {
-        "length": {
-            "longer wins": pairs.longer > 0,
-            "shorter wins": pairs.longer < 0,
-            "equal": pairs.longer == 0,
+        "eval_ece_calibrated": ece(cooled, *everything),
+        "eval_length_baseline": length_baseline(pairs),
+        "by": slices(pairs, seed, resamples),
+        "calibration": {
+            "raw": reliability(pairs.delta, *everything),
+            "with_temperature": reliability(cooled, *everything),
         },
-        "agreement": {"unanimous": pairs.target == 1.0, "split": pairs.target < 1.0},
+        "length_bias": length_bias(pairs, seed, resamples),
+        **picked,
+        "mistakes": mistakes(groups, scores, pairs),
     }
-    known = np.isfinite(pairs.margin) & decided
-    if known.any():
-        first, second = np.quantile(pairs.margin[known], [1 / 3, 2 / 3])
-        slices["margin"] = {
-            f"up to {first:.3g}": pairs.margin <= first,
-            f"up to {second:.3g}": (pairs.margin > first) & (pairs.margin <= second),
-            f"over {second:.3g}": pairs.margin > second,
-        }
-    return {
-        name: {
-            label: {
-                "accuracy": mean(right[m & decided], pairs.weight[m & decided]),
-                "pairs": int((m & decided).sum()),
+
+
+def mistakes(
+    groups: Sequence[PreferenceGroup], scores: Sequence[Sequence[float]], pairs: Pairs
+) -> list[dict[str, Any]]:
+    """The pairs that the model orders most surely against the votes, worst first, at most 20.
+
+    Wrong labels are often among them. Each: "group_id", "prompt", "preferred" and "other" (texts,
+    shortened), "target", "scores" of the two, "delta" < 0.
+    """
+    wrong = np.flatnonzero(pairs.decided & (pairs.delta < 0))
+    worst = wrong[np.argsort(pairs.delta[wrong], kind="stable")][:MAX_MISTAKES]
+    found = []
+    for i in worst.tolist():
+        g, a, b = (int(x[i]) for x in (pairs.group, pairs.a, pairs.b))
+        found.append(
+            {
+                **excerpt(groups[g], a, b, ("preferred", "other")),
+                "target": float(pairs.target[i]),
+                "scores": [scores[g][a], scores[g][b]],
+                "delta": float(pairs.delta[i]),
             }
-            for label, m in parts.items()
-            if (m & decided).any()
-        }
-        for name, parts in slices.items()
+        )
+    return found
+
+
+def excerpt(group: PreferenceGroup, a: int, b: int, names: tuple[str, str]) -> dict[str, Any]:
+    """Group id, prompt and two answers of a group, shortened for a table."""
+    texts = [group.prompt[-1].content, group.candidates[a].text, group.candidates[b].text]
+    shown = [t if len(t) <= EXCERPT else t[: EXCERPT - 1] + "…" for t in texts]
+    return {
+        "group_id": group.group_id,
+        "prompt": shown[0],
+        names[0]: shown[1],
+        names[1]: shown[2],
     }

@@ -6,19 +6,12 @@ import math
 
 import numpy as np
 import pytest
-import tiny_rewards as tiny
 
 from align.config_errors import UserError
 from align.records import Candidate, Judgement, Message, PreferenceGroup
-from reward_models.evaluation import (
-    bootstrap,
-    ece,
-    evaluate_groups,
-    evaluate_scores,
-    fit_temperature,
-    loss,
-)
-from reward_models.scorer import Scorer
+from reward_models.evaluation import evaluate_scores
+from reward_models.evaluation_calibration import ece, fit_temperature, loss, reliability, wilson
+from reward_models.evaluation_pairs import bootstrap
 
 LOG3, LOG4, LOG9 = math.log(3), math.log(4), math.log(9)
 
@@ -34,6 +27,11 @@ def win(winner, loser, **more):
 
 A, B = win("a", "b"), win("b", "a")
 TIE = Judgement(None, "pair", {"tie": ["a", "b"]})
+
+
+def shares(result, name):
+    """{part: (accuracy, pairs)} of a breakdown."""
+    return {k: (v["accuracy"], v["pairs"]) for k, v in result["by"][name].items()}
 
 
 def array(*values):
@@ -61,7 +59,7 @@ def test_every_group_counts_once_however_many_pairs_it_has():
 def test_split_votes_are_decided_by_the_majority():
     result = evaluate_scores([group(A, A, B)], [[1.0, 0.0]])
     assert result["eval_accuracy"] == 1.0
-    assert result["by"]["agreement"] == {"split": {"accuracy": 1.0, "pairs": 1}}
+    assert shares(result, "agreement") == {"split": (1.0, 1)}
 
 
 def test_loss_by_hand():
@@ -117,11 +115,11 @@ def test_length_alone_as_a_baseline():
     groups = [group(A, texts=("long", "s")), group(B, texts=("long", "s")), group(A)]
     result = evaluate_scores(groups, [[1.0, 0.0]] * 3)
     assert result["eval_length_baseline"] == (1 + 0 + 0.5) / 3
-    assert result["by"]["length"] == {
-        "longer wins": {"accuracy": 1.0, "pairs": 1},
-        "shorter wins": {"accuracy": 0.0, "pairs": 1},
-        "equal": {"accuracy": 1.0, "pairs": 1},
-    }
+    assert shares(result, "length") == {
+        "longer wins": (1.0, 1), "shorter wins": (0.0, 1), "equal": (1.0, 1),
+    }  # fmt: skip
+    baselines = [part["length_baseline"] for part in result["by"]["length"].values()]
+    assert baselines == [1.0, 0.0, 0.5]
 
 
 def test_slices_by_margin_are_terciles():
@@ -153,7 +151,9 @@ def test_bootstrap_draws_groups_not_pairs():
 
 def test_only_ties_have_no_accuracy():
     result = evaluate_scores([group(TIE)], [[1.0, 0.0]])
-    assert result == {"eval_groups": 1, "eval_pairs": 0, "eval_ties": 1, "eval_accuracy": None}
+    assert result == {
+        "eval_groups": 1, "eval_pairs": 0, "eval_ties": 1, "eval_accuracy": None, "best_of_n": [],
+    }  # fmt: skip
 
 
 def test_adding_a_constant_to_all_scores_changes_nothing():
@@ -171,19 +171,90 @@ def test_scores_that_are_not_finite_are_an_error():
         evaluate_scores([group(A)], [[1.0, 0.0]], aggregate="mean")
 
 
-def test_evaluate_groups_gives_each_candidate_its_own_score():
-    scorer = Scorer(loaded=tiny.loaded(), batch_size=2)
-    texts = [("很好。", "太差了", "Terrible food"), ("The room was clean", "早餐不错")]
-    alone = [[scorer.score([[Message("user", "q")]], [t])[0] for t in some] for some in texts]
-    best, worst = [], []
-    for some, scores in zip(texts, alone, strict=True):
-        order = dict(zip("abc", scores, strict=False))
-        high, low = max(order, key=order.__getitem__), min(order, key=order.__getitem__)
-        best.append(group(win(high, low), texts=some, name="q"))
-        worst.append(group(win(low, high), texts=some, name="q"))
-    result = evaluate_groups(scorer, best)
-    assert result["eval_accuracy"] == 1.0
-    assert result["eval_margin"] == pytest.approx(
-        sum(max(scores) - min(scores) for scores in alone) / 2, abs=1e-6
+def test_parts_by_agreement_language_and_source():
+    one = group(win("a", "b", source="argilla"), texts=("房间很干净", "太差了"), name="评论")
+    panel = group(
+        win("a", "b", source="arena"), win("a", "b", source="argilla"), texts=("clean", "bad")
     )
-    assert evaluate_groups(scorer, worst)["eval_accuracy"] == 0.0
+    split = group(A, A, B, texts=("yes", "no"))
+    result = evaluate_scores([one, panel, split], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert shares(result, "agreement") == {
+        "one vote": (1.0, 1), "unanimous": (0.0, 1), "split": (1.0, 1),
+    }  # fmt: skip
+    assert shares(result, "language") == {"en": (0.5, 2), "zh": (1.0, 1)}
+    assert shares(result, "source") == {
+        "arena+argilla": (0.0, 1), "argilla": (1.0, 1), "unknown": (1.0, 1),
+    }  # fmt: skip
+
+
+def test_many_sources_are_shown_by_size_and_the_rest_together():
+    groups = [group(win("a", "b", source=f"s{i:02}")) for i in range(25)]
+    groups.append(group(win("a", "b", source="s24")))
+    result = evaluate_scores(groups, [[1.0, 0.0]] * 26, resamples=2)
+    names = list(result["by"]["source"])
+    assert (len(names), names[0], names[-1]) == (20, "s24", "(others)")
+    assert sum(n for _, n in shares(result, "source").values()) == 26
+
+
+def test_parts_by_answer_length_are_thirds_of_the_mean():
+    texts = [("a" * n, "b" * n) for n in (1, 5, 9)]
+    groups = [group(A, texts=t) for t in texts]
+    result = evaluate_scores(groups, [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert [a for a, _ in shares(result, "answer_length").values()] == [1.0, 0.0, 1.0]
+
+
+def test_an_ensembles_uncertainty_is_the_spread_of_its_differences():
+    groups = [group(A)] * 3
+    # Differences by member: (1, 1), (2, -2), (9, 3); standard deviations 0, √8, √18. A level that
+    # a member adds to both answers does not count.
+    heads = [[[8.0, 1.0], [7.0, 0.0]], [[2.0, 0.0], [0.0, 2.0]], [[9.0, 3.0], [0.0, 0.0]]]
+    scores = [[4.5, 3.5], [1.0, 1.0], [6.0, 0.0]]
+    result = evaluate_scores(groups, scores, heads=heads)
+    assert [a for a, _ in shares(result, "uncertainty").values()] == [1.0, 0.5, 1.0]
+    assert "uncertainty" not in evaluate_scores(groups, scores)["by"]
+
+
+def test_a_parts_interval_is_that_of_its_own_pairs():
+    groups = [group(A, texts=("long", "s"))] * 6 + [group(B, texts=("long", "s"))] * 6
+    scores = [[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3 + [[0.0, 1.0]] * 6
+    parts = evaluate_scores(groups, scores)["by"]["length"]
+    assert (parts["shorter wins"]["low"], parts["shorter wins"]["high"]) == (1.0, 1.0)
+    assert parts["longer wins"]["low"] < 0.5 < parts["longer wins"]["high"]
+    assert parts["longer wins"]["groups"] == 6
+
+
+def test_reliability_by_hand():
+    # Three of four right at 3/4, in the bin [0.75, 0.8); one right at 9/10, in [0.9, 0.95).
+    delta = array(LOG3 + 1e-9, LOG3 + 1e-9, LOG3 + 1e-9, -LOG3 - 1e-9, LOG9 + 1e-9)
+    first, second = reliability(delta, np.ones(5), np.ones(5))
+    assert (first["from"], first["to"], first["pairs"], first["share"]) == (0.75, 0.8, 4, 0.8)
+    assert first["confidence"] == pytest.approx(0.75)
+    assert first["outcome"] == 0.75
+    assert (second["from"], second["pairs"], second["outcome"]) == (0.9, 1, 1.0)
+    assert second["confidence"] == pytest.approx(0.9)
+    assert first["low"] < 0.75 < first["high"]
+
+
+def test_wilson_intervals_of_tables():
+    assert wilson(0.5, 2) == (pytest.approx(0.0945, abs=1e-4), pytest.approx(0.9055, abs=1e-4))
+    assert wilson(1.0, 10) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
+    assert wilson(0.0, 10) == (pytest.approx(0.0), pytest.approx(0.2775, abs=1e-4))
+
+
+def test_surest_mistakes_come_first():
+    groups = [group(A, name=f"问{i}") for i in range(30)]
+    scores = [[0.0, float(i)] for i in range(30)]  # wrong by i
+    found = evaluate_scores(groups, scores, resamples=2)["mistakes"]
+    assert [m["delta"] for m in found] == [-float(i) for i in range(29, 9, -1)]
+    assert found[0] == {
+        "group_id": "问29", "prompt": "问29", "preferred": "aa", "other": "bb", "target": 1.0,
+        "scores": [0.0, 29.0], "delta": -29.0,
+    }  # fmt: skip
+    assert evaluate_scores([group(A)], [[1.0, 0.0]], resamples=2)["mistakes"] == []
+
+
+def test_long_texts_are_shortened_in_mistakes():
+    found = evaluate_scores([group(A, texts=("长" * 301, "b" * 300))], [[0.0, 1.0]], resamples=2)
+    (row,) = found["mistakes"]
+    assert row["preferred"] == "长" * 299 + "…"
+    assert row["other"] == "b" * 300

@@ -1,0 +1,300 @@
+"""The commands ``evaluate`` and ``compare``; torch and numpy are imported after the checks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from align.config_errors import UserError
+from align.files import write_atomic
+from align.records import PreferenceGroup, RecordError
+from reward_models.annotations.base import Intake
+from reward_models.evaluation_input import PROTOCOLS, read_groups, read_items
+from reward_models.preferences import AGGREGATES, MODELS, TIES, targets
+
+OUTPUT = "FILE.json or a folder (report.json); the page stands beside it as .html"
+Answers = tuple[Any, Sequence[Any]]
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The options of ``evaluate`` beside those that every command has."""
+    parser.add_argument("--output", metavar="PATH", help=OUTPUT)
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="a benchmark's rows and its published aggregation"
+    )
+    _add_shared(parser)
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The options of ``compare`` beside those that every command has; --model is given twice."""
+    parser.add_argument("--output", metavar="PATH", help=OUTPUT)
+    _add_shared(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--aggregate", choices=AGGREGATES, default="soft")
+    parser.add_argument("--ties", choices=TIES, default="half")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Scores held-out groups, or a benchmark's rows, and prints and writes the figures."""
+    paths = output_paths(args.output)
+    result = _benchmark(args) if args.protocol else _groups(args)
+    _finish(result, {"model": args.model, "input": args.input}, paths)
+    return 0
+
+
+def _groups(args: argparse.Namespace) -> dict[str, Any]:
+    from reward_models.evaluation import evaluate_scores
+
+    intake = Intake()
+    groups = read_groups(args.input, intake)
+    _check_targets(args, groups)
+    scorer = load_scorer(args, args.model)
+    rows, dropped = score_answers(scorer, [_answers(g) for g in groups])
+    kept = [g for g, row in zip(groups, rows, strict=True) if row is not None]
+    heads = [row for row in rows if row is not None]
+    _require(kept, args.input, dropped)
+    try:
+        result = evaluate_scores(
+            kept,
+            [scorer.reduce(row) for row in heads],
+            heads=_members(scorer, heads),
+            aggregate=args.aggregate,
+            ties=args.ties,
+            seed=args.seed,
+        )
+    except ValueError as error:
+        raise UserError("model", args.model, f"cannot be evaluated: {error}") from None
+    if not (result["eval_pairs"] or result["eval_ties"] or result["best_of_n"]):
+        raise UserError("input", args.input, "has neither votes nor gold scores", "Add one of them")
+    result["rows"], result["truncated"] = intake.rows.to_json(), scorer.truncated
+    result["groups"] = {"scored": len(kept), "dropped": dict(dropped)}
+    return result
+
+
+def _benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    from reward_models.rewardbench import evaluate_items
+
+    items, counts = read_items(args.input, args.protocol)
+    scorer = load_scorer(args, args.model)
+    rows, dropped = score_answers(scorer, [(i.prompt, i.answers) for i in items])
+    for code, n in dropped.items():
+        counts.used -= n
+        counts.drop(code, n=n)
+    kept = [(i, scorer.reduce(r)) for i, r in zip(items, rows, strict=True) if r is not None]
+    _require(kept, args.input, dropped)
+    lengths = [[float(len(_text(a))) for a in item.answers] for item, _ in kept]
+    found = [item for item, _ in kept], [row for _, row in kept]
+    _check_finite(args.model, found[1])
+    result = evaluate_items(args.protocol, *found, lengths, seed=args.seed)
+    return {**result, "rows": counts.to_json(), "truncated": scorer.truncated}
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Scores the same answers with two models and prints and writes how far they agree."""
+    if len(args.model) != 2:
+        raise UserError("model", args.model, "is not two models", "Give --model A --model B")
+    from reward_models.evaluation_compare import compare_scores
+
+    paths = output_paths(args.output)
+    intake = Intake()
+    groups = read_groups(args.input, intake)
+    _check_targets(args, groups)
+    answers = [_answers(g) for g in groups]
+    scores, truncated, dropped = [], [], Counter()
+    for model in args.model:
+        scorer = load_scorer(args, model)
+        rows, reasons = score_answers(scorer, answers)
+        scores.append([None if row is None else scorer.reduce(row) for row in rows])
+        truncated.append(scorer.truncated)
+        dropped |= reasons
+        _check_finite(model, [row for row in scores[-1] if row is not None])
+    at = [i for i in range(len(groups)) if all(s[i] is not None for s in scores)]
+    _require(at, args.input, dropped)
+    result = compare_scores(
+        [groups[i] for i in at],
+        *([s[i] for i in at] for s in scores),
+        aggregate=args.aggregate,
+        ties=args.ties,
+        seed=args.seed,
+    )
+    result["rows"], result["truncated"] = intake.rows.to_json(), truncated
+    result["groups"] = {"scored": len(at), "dropped": dict(dropped)}
+    _finish(result, {"A": args.model[0], "B": args.model[1], "input": args.input}, paths)
+    return 0
+
+
+def load_scorer(args: argparse.Namespace, model: str, quiet: bool = False) -> Any:
+    """The model, with a progress line on a terminal unless quiet."""
+    from reward_models.scorer import Scorer
+
+    def shown(done: int, total: int) -> None:
+        filled = 30 * done // total
+        progress(f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} answers")
+
+    watched = None if quiet else shown
+    return Scorer(model, args.device, args.batch_size, args.max_length, progress=watched)
+
+
+def progress(text: str) -> None:
+    """A line that overwrites itself; silent where standard error is no terminal."""
+    if sys.stderr.isatty():
+        print(text if text == "\n" else f"\r{text}", end="", file=sys.stderr, flush=True)
+
+
+def score_answers(
+    scorer: Any, items: Sequence[Answers]
+) -> tuple[list[list[list[float]] | None], Counter[str]]:
+    """(scores of every item's answers, (answers, heads), or None; reasons of those with None).
+
+    items: (prompt, answers). The same text after the same prompt is scored once, so that its scores
+    are equal to the last bit.
+    """
+    encoded: list[list[tuple[int, ...]] | None] = []
+    dropped: Counter[str] = Counter()
+    for prompt, answers in items:
+        try:
+            encoded.append([tuple(scorer.encode(prompt, answer)) for answer in answers])
+        except RecordError as error:
+            dropped[error.code] += 1
+            encoded.append(None)
+    unique = list(dict.fromkeys(ids for rows in encoded if rows for ids in rows))
+    found = dict(zip(unique, scorer.score_ids(unique), strict=True))
+    progress("\n")
+    return [None if rows is None else [found[ids] for ids in rows] for rows in encoded], dropped
+
+
+def output_paths(given: str | None) -> tuple[Path, Path] | None:
+    """(JSON file, HTML file) of --output: a file's name ends with .json, all else is a folder."""
+    if given is None:
+        return None
+    path = Path(given)
+    if path.suffix.lower() != ".json":
+        if path.exists() and not path.is_dir():
+            raise UserError("output", given, "is a file", "Give a folder or a name ending in .json")
+        path = path / "report.json"
+    if path.is_dir():
+        raise UserError("output", str(path), "is a folder", "Give a file or another folder")
+    return path, path.with_suffix(".html")
+
+
+def _answers(group: PreferenceGroup) -> Answers:
+    return group.prompt, [c.content for c in group.candidates]
+
+
+def _text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else "\n\n".join(m.content for m in answer)
+
+
+def _members(scorer: Any, rows: Sequence[Sequence[Sequence[float]]]) -> Any:
+    """(groups, answers, members) scores of an ensemble; None for a single model."""
+    from reward_models.outputs import member_scores
+
+    found = [[member_scores(scorer.contract, row) for row in group] for group in rows]
+    return found if len(found[0][0]) > 1 else None
+
+
+def _check_targets(args: argparse.Namespace, groups: Sequence[PreferenceGroup]) -> None:
+    """An aggregate that the groups do not have is an error before a model is loaded."""
+    if args.aggregate in MODELS:
+        for group in groups:
+            targets(group, aggregate=args.aggregate, ties=args.ties)
+
+
+def _require(kept: Sequence[Any], source: str, dropped: Counter[str]) -> None:
+    if not kept:
+        reason = f"has nothing that the model can read: {dict(dropped)}"
+        raise UserError("input", source, reason, "Check --max_length")
+
+
+def _check_finite(model: str, rows: Sequence[Sequence[float]]) -> None:
+    import math
+
+    if not all(math.isfinite(s) for row in rows for s in row):
+        reason = "cannot be evaluated: the model gives scores that are not finite"
+        raise UserError("model", model, reason)
+
+
+def _finish(result: dict[str, Any], about: dict[str, Any], paths: tuple[Path, Path] | None) -> None:
+    for line in _lines(result):
+        print(line)
+    if paths is None:
+        return
+    from reward_models.evaluation_report import render
+
+    text = json.dumps({**about, **result}, ensure_ascii=True, indent=2, allow_nan=False)
+    write_atomic(paths[0], text + "\n")
+    # A lone surrogate of the input has no UTF-8 form.
+    page = render(result, about).encode("utf-8", "replace").decode("utf-8")
+    write_atomic(paths[1], page)
+    print(f"-> {paths[0]}, {paths[1]}")
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    """The figures as they are printed."""
+    for name in ("rows", "groups"):
+        counts = result.get(name)
+        if isinstance(counts, dict):
+            dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
+            used = counts.get("used", counts.get("scored"))
+            yield f"{name:<24}{used} used" + (f", dropped: {dropped}" if dropped else "")
+    if result["truncated"] not in (0, [0, 0]):
+        yield f"{'truncated':<24}{result['truncated']} answers"
+    kind: Callable[[dict[str, Any]], Iterator[str]] = _pair_lines
+    if "protocol" in result:
+        kind = _benchmark_lines
+    elif "pair_agreement" in result:
+        kind = _compare_lines
+    yield from kind(result)
+
+
+def _pair_lines(result: dict[str, Any]) -> Iterator[str]:
+    for name, value in result.items():
+        if name.startswith("eval_"):
+            yield f"{name:<24}{value:.4f}" if isinstance(value, float) else f"{name:<24}{value}"
+    for name in ("gain_over_length", "slope", "slope_given_votes"):
+        if found := (result.get("length_bias") or {}).get(name):
+            yield _line(name, found)
+    for curve in result["best_of_n"]:
+        last = curve["curve"][-1]
+        said = f"{last['gold']:.4f}, random {last['random']:.4f}, best {last['oracle']:.4f}"
+        yield f"{'best of ' + str(last['n']):<24}{said} ({curve['unit']})"
+
+
+def _benchmark_lines(result: dict[str, Any]) -> Iterator[str]:
+    base = result["length_baseline"]
+    for name, found in result["sections"].items():
+        yield _line(name, found, base["sections"][name])
+    yield _line("overall", result["overall"], base["overall"])
+    if "overall_with_prior_sets" in result:
+        yield _line("with prior sets", result["overall_with_prior_sets"])
+
+
+def _compare_lines(result: dict[str, Any]) -> Iterator[str]:
+    yield f"{'pairs':<24}{result['pairs']}"
+    names = ("pair_agreement", "kappa", "spearman", "kendall")
+    for name in names:
+        yield _line(name, result[name])
+    for name, found in (result["votes"] or {}).items():
+        if name != "pairs":
+            yield _line(name, found)
+
+
+def _line(name: str, found: dict[str, Any], base: float | None = None) -> str:
+    value = found.get("value", found.get("score"))
+    missing = f", without {', '.join(found['missing'])}" if found.get("missing") else ""
+    if value is None:
+        return f"{name:<24}-{missing}"
+    bounds = ""
+    if found["low"] is not None:
+        bounds = f" ({found['low']:.4f} to {found['high']:.4f})"
+    return f"{name:<24}{value:.4f}{bounds}" + (
+        "" if base is None else f", length alone {base:.4f}"
+    ) + missing  # fmt: skip
