@@ -21,7 +21,8 @@ def length_bias(pairs: Pairs, seed: int = 0, resamples: int = 1000) -> dict[str,
     slope: β of Δ = β·L, score units per 100 characters. slope_given_votes: β of Δ = β·L + γ·v:
     what length adds where the votes are alike; null where L and v cannot be told apart.
     correlation: Σ L·Δ / √(Σ L² · Σ Δ²). model_prefers_longer, votes_prefer_longer: share of the
-    pairs of unequal length. gain_over_length: accuracy minus that of "the longer answer is better".
+    pairs of unequal length. gain_over_length: accuracy minus that of length alone, which calls the
+    longer answer better, or the shorter one where that is right more often.
     Each is {"value", "low", "high"}: 95 %, groups resampled. points: [L, Δ] of up to 400 pairs, of
     the preferred answer minus the other one.
     """
@@ -44,7 +45,6 @@ def _columns(pairs: Pairs) -> Floats:
     x, v = pairs.longer / PER, 2.0 * pairs.target - 1.0
     unequal, decided = pairs.longer != 0, pairs.decided
     longer = np.where(pairs.longer > 0, 1.0, -1.0)
-    gain = correct(d) - correct(pairs.longer)
     columns = (
         w * x * d,
         w * x * x,
@@ -56,14 +56,15 @@ def _columns(pairs: Pairs) -> Floats:
         w * unequal * correct(longer * d),
         w * unequal * (1.0 + longer * v) / 2.0,
         w * decided,
-        w * decided * gain,
+        w * decided * correct(d),
+        w * decided * correct(pairs.longer),
     )
     return np.stack(columns, axis=1)
 
 
 def _statistics(sums: Floats) -> dict[str, Floats]:
     """The statistics of rows of sums; NaN where one has no value."""
-    xd, xx, dd, xv, vv, vd, unequal, model, voted, decided, gain = sums.T
+    xd, xx, dd, xv, vv, vd, unequal, model, voted, decided, right, longer = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         determinant = xx * vv - xv * xv
         apart = determinant > 1e-9 * xx * vv
@@ -74,7 +75,7 @@ def _statistics(sums: Floats) -> dict[str, Floats]:
             "correlation": np.where(dd > 0, xd / np.sqrt(xx * dd), np.nan),
             "model_prefers_longer": model / unequal,
             "votes_prefer_longer": voted / unequal,
-            "gain_over_length": gain / decided,
+            "gain_over_length": (right - np.maximum(longer, decided - longer)) / decided,
         }
 
 

@@ -168,7 +168,7 @@ COMPARE = (
 )
 
 LENGTH_NAMES = {
-    "gain_over_length": "accuracy beyond that of the longer answer",
+    "gain_over_length": "accuracy beyond that of length alone",
     "slope": "score per 100 characters",
     "slope_given_votes": "score per 100 characters where the votes are alike",
     "correlation": "correlation of length and score differences",
@@ -252,9 +252,11 @@ def headline(result: dict[str, Any]) -> str:
     if result["eval_accuracy"] is None:
         return "The votes prefer no answer, so there is no accuracy."
     bounds = (result["eval_accuracy_low"], result["eval_accuracy_high"])
+    longer = result["eval_length_baseline"]
+    side, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1.0 - longer)
     return (
         f"{_percent(result['eval_accuracy'], *bounds)} of {result['eval_pairs']} pairs are in the "
-        f"order of the votes. The longer answer alone: {result['eval_length_baseline']:.1%}."
+        f"order of the votes. Length alone (the {side} answer): {share:.1%}."
     )
 
 
@@ -273,7 +275,7 @@ def advice(result: dict[str, Any]) -> list[str]:
     if bias and (low := bias["gain_over_length"]["low"]) is not None and low <= 0:
         said.append(
             "The model is not clearly better than length: the interval of its accuracy beyond "
-            "that of the longer answer includes 0."
+            "that of length alone does not lie above 0."
         )
     partial = bias["slope_given_votes"] if bias else {}
     if partial.get("low") is not None and partial["low"] * partial["high"] > 0:

@@ -62,6 +62,15 @@ def test_a_model_of_length_alone():
     assert value(found, "gain_over_length") == 0.0
 
 
+def test_length_alone_may_mean_the_shorter_answer():
+    # The shorter one wins three of four; a model that always takes it has gained nothing.
+    shorter = bias([(10, 90, 1.0, 0.0)] * 3 + [(90, 10, 0.0, 1.0)])
+    assert value(shorter, "gain_over_length") == 0.0
+    assert value(shorter, "votes_prefer_longer") == 0.25
+    perfect = bias([(10, 90, 1.0, 0.0)] * 3 + [(90, 10, 1.0, 0.0)])
+    assert value(perfect, "gain_over_length") == 0.25
+
+
 def test_a_model_that_ignores_length_has_no_slope_beyond_the_votes():
     # Voters like length, the model follows the voters exactly: Δ = v.
     found = bias([(100 + n, 50, 1.0, 0.0) for n in range(20)] + [(50, 90, 1.0, 0.0)] * 3)

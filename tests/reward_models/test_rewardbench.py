@@ -276,3 +276,15 @@ def test_a_file_of_the_other_protocol_is_an_error_that_says_why(tmp_path):
                                           "subset": "math-prm"}])  # fmt: skip
     with pytest.raises(UserError, match=r"has no rewardbench2 row: 1 not_a_list.*rb\.jsonl:1"):
         read_items(path, "rewardbench2")
+
+
+def test_parquet_as_the_hub_has_it(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"id": "ref:1", "prompt": "说出一种颜色", "chosen": ["红"], "rejected": ["五", "六"],
+             "num_correct": 1, "subset": "Ties", "additional_metadata": {"label": None}}]  # fmt: skip
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test-00000.parquet")
+    items, counts = read_items(str(tmp_path / "test-00000.parquet"), "rewardbench2")
+    assert [(i.name, i.answers) for i in items] == [("ref:1", ("红", "五", "六"))]
+    assert counts.used == 1
