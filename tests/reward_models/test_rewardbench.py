@@ -283,7 +283,7 @@ def test_parquet_as_the_hub_has_it(tmp_path):
     from pyarrow import parquet
 
     rows = [{"id": "ref:1", "prompt": "说出一种颜色", "chosen": ["红"], "rejected": ["五", "六"],
-             "num_correct": 1, "subset": "Ties", "additional_metadata": {"label": None}}]  # fmt: skip
+             "num_correct": 1, "subset": "Ties", "additional_metadata": {"a": None}}]  # fmt: skip
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test-00000.parquet")
     items, counts = read_items(str(tmp_path / "test-00000.parquet"), "rewardbench2")
     assert [(i.name, i.answers) for i in items] == [("ref:1", ("红", "五", "六"))]
