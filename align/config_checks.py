@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config_errors import NO_VALUE, UserError, nearest
+from align.config_reward import check_reward
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -41,6 +42,8 @@ def check_rules(config: Config) -> None:
     fresh = (None, "auto") if config.method == "pretrain" else (None,)
     if config.method in NEEDED and config.method != "tokenizer" and config.policy.path in fresh:
         _shape_rules(config)
+    if config.method == "reward":
+        check_reward(config)
     if config.method == "dpo":
         _dpo_rules(config)
     if config.method == "ppo":
@@ -287,13 +290,17 @@ def _not_here_yet(config: Config) -> None:
             "rollout.engine", config.rollout.engine, "is not in this version", "Use 'hf'"
         )
     for i, reward in enumerate(config.rewards):
-        if reward.kind == "http" and not (here / "rewards" / "http.py").exists():
-            raise UserError(
-                f"rewards.{i}.kind", "http", "is not in this version", "Use 'model' or 'function'"
-            )
         if reward.calibrated and reward.kind != "model":
-            reason = f"is for reward models: a {reward.kind} has no reference samples"
-            raise UserError(f"rewards.{i}.calibrated", True, reason, "Use false")
+            raise not_calibrated(f"rewards.{i}.calibrated", reward.kind)
+
+
+def not_calibrated(field: str, kind: str) -> UserError:
+    """Return the error for a function or a server that is asked for calibrated scores."""
+    if kind == "http":
+        reason = "is for kind model: a server says itself what its scores are"
+        return UserError(field, True, reason, "Use false, and serve with --calibrated")
+    reason = f"is for reward models: a {kind} has no reference samples"
+    return UserError(field, True, reason, "Use false")
 
 
 def _divisor_near(total: int, wanted: int) -> int:

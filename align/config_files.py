@@ -8,9 +8,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from align.config_checks import NEEDED
-from align.config_errors import UserError, missing_file, nearest
+from align.config_errors import NO_VALUE, UserError, missing_file, nearest
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -54,6 +55,8 @@ def check_files(config: Config) -> None:
                 _model(f"rewards.{i}.path", reward.path)
             elif reward.kind == "function":
                 _function(f"rewards.{i}.path", reward.path)
+            else:
+                check_url(f"rewards.{i}.path", reward.path)
 
 
 def _file(field: str, path: str | None, folder_too: bool = False) -> None:
@@ -115,6 +118,23 @@ def _model(field: str, path: str | None, files: tuple[str, ...] = _MODEL_FILES) 
             reason = "is no folder, and HF_HUB_OFFLINE forbids asking the hub for it"
             raise UserError(field, path, reason, "Check the path, or unset HF_HUB_OFFLINE")
     return None
+
+
+def check_url(field: str, path: str) -> None:
+    """Raise UserError unless path is an http(s) URL that can be written into config.yaml."""
+    fix = "Write http://host:port, as python -m reward_models serve prints it"
+    try:
+        parts = urlsplit(path)
+        named = parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError as error:
+        raise UserError(field, path, f"is not a URL: {error}", fix) from None
+    if parts.scheme not in ("http", "https") or not named or not path.isprintable() or " " in path:
+        raise UserError(field, path, "is not an http or https URL", fix)
+    if "@" in parts.netloc:  # its value is not shown either
+        reason = "holds a name or password, which would be written into config.yaml"
+        raise UserError(field, NO_VALUE, reason, "Set ALIGN_REWARD_TOKEN in the environment")
+    if parts.fragment:
+        raise UserError(field, path, "has a part after #, which is never sent", fix)
 
 
 def _function(field: str, path: str) -> None:

@@ -127,7 +127,23 @@ class RewardModel:
     aggregate: Literal["soft", "majority", "per_annotator"] = key(
         "soft", "how several judgements of a pair become one target"
     )
-    heads: int = key(1, "independent score heads, averaged when scoring", ge=1)
+    length_coef: float = key(0.0, "log-odds that length alone is granted, per doubling")
+    heads: int = key(1, "score heads, averaged; with attributes a multiple of their number", ge=1)
+    bootstrap: bool = key(True, "each of several heads draws its own prompts, so that they differ")
+    attributes: list[str] = key(factory=list, help="ratings to predict, in place of comparisons")
+    attribute_weights: list[float] | None = key(
+        None, "weights of the attributes in the score; null: their mean"
+    )
+
+    def __post_init__(self) -> None:
+        # Every attribute is an output of its own; the written configuration says how many.
+        if self.attributes and self.heads == 1:
+            self.heads = len(self.attributes)
+
+    @property
+    def members(self) -> int:
+        """Heads that give a score each, which is more than one for an ensemble."""
+        return self.heads // max(1, len(self.attributes))
 
 
 @dataclass

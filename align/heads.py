@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from align.config_errors import UserError
 
+_SEED_STEP = 1_000_003  # between the outputs of one head; far from the seeds that people choose
 HEAD_NAMES = ("score", "classifier", "classification_head", "reward_head", "v_head", "value_head")
 
 
@@ -49,14 +52,16 @@ def init_head(model: Any, seed: int = 0) -> None:
     """Initialise the head in place: weights N(0, 1/√(d+1)), bias zero.
 
     The scores of an untrained model then have variance about 1 whatever the width (Stiennon et al.
-    2020, arXiv:2009.01325). Sampled on the CPU, so every device and rank gets the same numbers.
+    2020, arXiv:2009.01325). Each output has a seed of its own: it starts alike however many others
+    there are. Sampled on the CPU, so every device and rank gets the same numbers.
     """
     _, head = find_head(model)
-    generator = torch.Generator().manual_seed(seed)
     std = 1.0 / math.sqrt(head.in_features + 1)
     with torch.no_grad():
-        weight = torch.randn(head.weight.shape, generator=generator) * std
-        head.weight.copy_(weight.to(head.weight.dtype))
+        for k in range(head.out_features):
+            generator = torch.Generator().manual_seed(seed + _SEED_STEP * k)
+            drawn = torch.randn(head.in_features, generator=generator) * std
+            head.weight[k].copy_(drawn.to(head.weight.dtype))
         if head.bias is not None:
             head.bias.zero_()
 
@@ -77,3 +82,16 @@ def _unwrapped(module: Any) -> Any:
     active = getattr(module, "active_adapter", "default")
     name = active[0] if isinstance(active, list) else active
     return saved[name] if name in saved else next(iter(saved.values()))
+
+
+def head_parts(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weight and bias of head `name` in a state dict, also out of peft's trained copy.
+
+    Raises RuntimeError where the state has none, or several.
+    """
+    inside = re.compile(rf"(?:^|\.){re.escape(name)}\.(?:modules_to_save\.[^.]+\.)?(weight|bias)$")
+    found = [(match[1], tensor) for key, tensor in state.items() if (match := inside.search(key))]
+    parts = dict(found)
+    if "weight" not in parts or len(parts) != len(found):
+        raise RuntimeError(f"the weights of head {name!r} are not in the state, or several times")
+    return parts

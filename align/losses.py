@@ -19,9 +19,11 @@ __all__ = [
     "LOG_RATIO_LIMIT",
     "LOSS_TYPES",
     "REFERENCE_FREE",
+    "attribute_error",
     "bradley_terry",
     "center",
     "dpo",
+    "length_bonus",
     "log1mexp",
     "orpo_odds",
     "ppo_policy",
@@ -72,6 +74,28 @@ def center(scores: Tensor) -> Tensor:
     so it is their sum that drifts. Returns (B,). Eisenstein et al. 2023 (arXiv:2312.09244) eq. 2.
     """
     return scores**2
+
+
+def length_bonus(lengths: Tensor, coef: float) -> Tensor:
+    """What an answer is granted for its length alone, coef·log₂(tokens).
+
+    lengths: (C,) tokens, 0 counts as 1. coef: nats per doubling of the length. Returns (C,) float.
+    Added to both scores in ``bradley_terry`` and left out when scoring it makes a product of two
+    experts, P(a beats b) = σ(r_a − r_b + coef·log₂(|a|/|b|)): what the second one, which knows
+    nothing but length, explains is not learned by the score. Shen et al. 2023 (arXiv:2310.05199);
+    their second expert is a small network.
+    """
+    return coef * lengths.clamp(min=1).log2()
+
+
+def attribute_error(predicted: Tensor, target: Tensor, rated: Tensor) -> Tensor:
+    """Squared error of rated attributes, (predicted − target)² where rated, else 0.
+
+    predicted, target: one shape, in one unit. rated: the same shape, 1 or 0; what stands in target
+    where it is 0 is not looked at. Returns that shape; divide the sum by the global number of
+    ratings. Wang et al. 2023 (HelpSteer, arXiv:2311.09528).
+    """
+    return torch.where(rated > 0, predicted - target, torch.zeros_like(predicted)) ** 2
 
 
 def log1mexp(x: Tensor) -> Tensor:

@@ -11,17 +11,29 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from align.config_errors import UserError
 from align.files import write_atomic
+from reward_models.outputs import score
 
 FILE = "contract.json"
 EOS_RULE = "end_of_turn"
 VERSION = 1
 TRUNCATIONS = ("keep_start", "keep_end")
+LISTS = ("head_means", "attributes", "attribute_weights", "attribute_mean", "attribute_std")
+
+
+class Attribute(NamedTuple):
+    """A rating that an output predicts. weight: in the score. mean, std: of training ratings."""
+
+    name: str
+    weight: float
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,10 @@ class Contract:
     template_hash, tokenizer_hash: of what renders and tokenises. eos_rule: the score is read at the
     completion's end-of-turn token. max_length: tokens of prompt and completion, None unlimited.
     max_prompt_length, truncation: how longer texts were cut, as in ``data.*`` of a training run.
-    heads: outputs, averaged. score_mean, score_std: of raw scores on reference samples.
+    heads: outputs, averaged; with attributes so many a member of the ensemble. score_mean,
+    score_std: of raw scores on reference samples. head_means: the same of each head, for several
+    without attributes. attributes, attribute_weights, attribute_mean, attribute_std: what outputs
+    predict, their weight in the score, and the training ratings' moments (``outputs``).
     held_out_accuracy: pair accuracy in [0, 1], None when not measured.
     """
 
@@ -45,6 +60,11 @@ class Contract:
     heads: int = 1
     score_mean: float = 0.0
     score_std: float = 1.0
+    head_means: tuple[float, ...] = ()
+    attributes: tuple[str, ...] = ()
+    attribute_weights: tuple[float, ...] = ()
+    attribute_mean: tuple[float, ...] = ()
+    attribute_std: tuple[float, ...] = ()
     data_fingerprint: str | None = None
     held_out_accuracy: float | None = None
     base_fingerprint: str | None = None
@@ -58,34 +78,44 @@ def make_contract(
     max_prompt_length: int | None = None,
     truncation: str = "keep_end",
     heads: int = 1,
+    attributes: Sequence[Attribute] = (),
     scores: Sequence[float] = (),
+    outputs: Sequence[Sequence[float]] = (),
     data_fingerprint: str | None = None,
     held_out_accuracy: float | None = None,
     base_fingerprint: str | None = None,
 ) -> Contract:
     """The contract of a model trained with this tokenizer (and its chat template).
 
-    scores: raw scores of reference samples; their mean and population standard deviation are kept.
-    Raises ValueError for scores that are not finite: such a model has diverged.
+    scores: of reference samples; their mean and population standard deviation are kept. outputs:
+    the same samples' raw outputs (samples, heads), in place of scores. Raises ValueError for what
+    is not finite: such a model has diverged.
     """
     from align.chat import template_hash
 
-    if not all(math.isfinite(score) for score in scores):
-        raise ValueError("the model gives reference scores that are not finite: it has diverged")
-    mean, std = moments(scores)
-    return Contract(
+    made = Contract(
         template_hash(tokenizer),
         tokenizer_hash(tokenizer),
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         truncation=truncation,
         heads=heads,
-        score_mean=mean,
-        score_std=std,
+        attributes=tuple(a.name for a in attributes),
+        attribute_weights=tuple(a.weight for a in attributes),
+        attribute_mean=tuple(a.mean for a in attributes),
+        attribute_std=tuple(a.std for a in attributes),
         data_fingerprint=data_fingerprint,
         held_out_accuracy=held_out_accuracy,
         base_fingerprint=base_fingerprint,
     )
+    if outputs:
+        scores = [score(made, row) for row in outputs]
+    if not all(math.isfinite(value) for value in scores):
+        raise ValueError("the model gives reference scores that are not finite: it has diverged")
+    mean, std = moments(scores)
+    levels = heads > 1 and not attributes and outputs
+    means = tuple(map(fmean, zip(*outputs, strict=True))) if levels else ()
+    return replace(made, score_mean=mean, score_std=std, head_means=means)
 
 
 def moments(scores: Sequence[float]) -> tuple[float, float]:
@@ -140,7 +170,11 @@ def read_contract(path: str | Path) -> Contract | None:
         raise UserError(
             "contract", str(file), said, "It was written by another version of the code: update"
         )
+    for name in LISTS:
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     wrong = [name for name, value in values.items() if not _valid(name, value)]
+    wrong += _unequal(values) if not wrong else []
     if wrong:
         raise UserError(
             f"contract.{wrong[0]}",
@@ -153,8 +187,7 @@ def read_contract(path: str | Path) -> Contract | None:
 
 def _valid(name: str, value: Any) -> bool:
     """Whether a field's value has the type and range that scoring relies on."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = number and math.isfinite(value)
+    number = _is_number(value)
     whole = number and isinstance(value, int)
     if name in ("score_mean", "score_std", "held_out_accuracy"):
         return (number and (name != "score_std" or value > 0)) or (
@@ -166,9 +199,31 @@ def _valid(name: str, value: Any) -> bool:
         return value is None or (whole and value >= 1)
     if name == "truncation":
         return value in TRUNCATIONS
+    if name in LISTS:
+        return isinstance(value, tuple) and all(_valid_item(name, item) for item in value)
     if name == "version":
         return True  # checked before
     return isinstance(value, str) or (value is None and name.endswith("fingerprint"))
+
+
+def _valid_item(name: str, item: Any) -> bool:
+    if name == "attributes":
+        return isinstance(item, str) and bool(item)
+    return _is_number(item) and (name != "attribute_std" or item > 0)
+
+
+def _is_number(value: Any) -> bool:
+    whole_or_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return whole_or_real and math.isfinite(value)
+
+
+def _unequal(values: dict[str, Any]) -> list[str]:
+    """Lists that do not fit the number of attributes or heads."""
+    n, heads = len(values.get("attributes", ())), values.get("heads", 1)
+    wrong = [x for x in LISTS[2:] if len(values.get(x, ())) != n]
+    if len(values.get("head_means", ())) not in (0, heads):
+        wrong.append("head_means")
+    return [*wrong, "heads"] if n and heads % n else wrong
 
 
 def check_contract(

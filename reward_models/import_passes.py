@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from align.data.splits import assign
 from align.jsonl import short
-from align.records import Counts, PairTarget, PreferenceGroup, messages_json, prompt_key
-from reward_models.annotations.base import Row, merge
+from align.records import Counts, PairTarget, PreferenceGroup, messages_json
+from reward_models.annotations.base import Row, cached_prompt_key, merge
 from reward_models.annotations.spool import Spool, digest
 from reward_models.preferences import targets
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reward_models.quality import Quality
 
 SPLITS = ("train", "validation", "test")
+BUFFER = 1 << 20
 # file, line, row number
 Where = tuple[str | None, int | None, int | None]
 
@@ -103,13 +104,18 @@ class Collected:
     def add(self, row: Row | None, group: PreferenceGroup) -> None:
         """Keeps a group. row: the (first) row that it came from."""
         where: Where = (row.file, row.line, row.number) if row else (None, None, None)
-        self._spool.add(digest(group.group_id), pickle.dumps((where, group), 5))
+        key = cached_prompt_key(group.prompt)
+        self._spool.add(digest(group.group_id), pickle.dumps((where, key, group), 5))
 
-    def merged(self) -> Iterator[tuple[Where, PreferenceGroup]]:
-        """(where its first row stands, group) of each comparison, in order of first appearance."""
+    def merged(self) -> Iterator[tuple[Where, str, PreferenceGroup]]:
+        """(where its first row stands, key of its prompt, group) of each comparison.
+
+        In order of first appearance.
+        """
         for parts in self._spool.groups():
             found = [pickle.loads(part) for part in parts]
-            yield found[0][0], merge([group for _, group in found])
+            where, key, _ = found[0]
+            yield where, key, merge([group for *_, group in found])
 
     def __len__(self) -> int:
         return len(self._spool)
@@ -130,8 +136,11 @@ class Written:
 
 def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
     """The split of a prompt key; fractions need not add up to 1."""
-    parts = {n: f / sum(fractions) for n, f in zip(SPLITS, fractions, strict=True)}
-    return assign(key, parts, seed)
+    return assign(key, _parts(fractions), seed)
+
+
+def _parts(fractions: Sequence[float]) -> dict[str, float]:
+    return {n: f / sum(fractions) for n, f in zip(SPLITS, fractions, strict=True)}
 
 
 def write_all(
@@ -144,15 +153,15 @@ def write_all(
 ) -> Written:
     """Second pass: groups, splits and pairs go to files in ``work``."""
     if not isinstance(aggregator, PerGroup):
-        for _, group in collected.merged():
+        for *_, group in collected.merged():
             aggregator.observe(group)
-    written = Written()
+    written, parts = Written(), _parts(settings.fractions)
     with ExitStack() as stack:
         out = {
-            name: stack.enter_context(open(work / f"{name}.jsonl", "wb"))
+            name: stack.enter_context(open(work / f"{name}.jsonl", "wb", BUFFER))
             for name in ("preferences", "pairs", *SPLITS)
         }
-        for where, group in collected.merged():
+        for where, key, group in collected.merged():
             place = f"{where[0]}:{where[1]}" if where[0] else None
             made = aggregator.targets(group)
             if not made:
@@ -160,8 +169,7 @@ def write_all(
                 reject(_no_pair(where, group))
                 continue
             written.groups.use()
-            key = prompt_key(group.prompt)
-            split = split_of(key, settings.fractions, settings.seed)
+            split = assign(key, parts, settings.seed)
             written.splits[split] += 1
             written.pairs += len(made)
             quality.observe(group, key, split, place)
@@ -177,7 +185,12 @@ def write_pairs(
 ) -> None:
     """The derived view of a group for other trainers: prompt, chosen, rejected and how sure."""
     prompt = messages_json(group.prompt)
-    answers = [messages_json(c.messages) for c in group.candidates]
+    answers = [
+        [{"role": "assistant", "content": c.content}]
+        if isinstance(c.content, str)
+        else messages_json(c.content)
+        for c in group.candidates
+    ]
     for pair in made:
         row = {
             "prompt": prompt,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from align.checkpoints import read_tokenizer
 from align.config_errors import UserError
+from align.files import write_atomic
 from align.heads import base_of, find_head, init_head
 from align.records import RecordError
 from reward_models.contract import (
@@ -18,7 +21,8 @@ from reward_models.contract import (
 )
 
 __all__ = [
-    "base_of", "find_head", "init_head", "load_reward_model", "plain", "save_reward_model",
+    "base_of", "complete_adapter", "find_head", "init_head", "load_reward_model", "plain",
+    "save_reward_model",
 ]  # fmt: skip
 
 TRAIN_ONE = "Train one with recipes/reward.py"
@@ -60,6 +64,31 @@ def save_reward_model(path: str | Path, model: Any, tokenizer: Any, contract: Co
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "contract.json").unlink(missing_ok=True)
     model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    write_contract(folder, contract)
+
+
+def complete_adapter(
+    folder: Path, name: str, head: Mapping[str, Any], tokenizer: Any, contract: Contract
+) -> None:
+    """Makes a reward checkpoint of a LoRA adapter's folder: the trained head, tokenizer, contract.
+
+    name: the head's in the model. head: its "weight" and perhaps "bias". peft keeps what it adapts;
+    a head that was trained beside it is what the base model lacks.
+    """
+    from safetensors.torch import load_file, save_file
+
+    (folder / "contract.json").unlink(missing_ok=True)
+    weights = folder / "adapter_model.safetensors"
+    held = load_file(str(weights))
+    held |= {f"base_model.model.{name}.{part}": t.contiguous() for part, t in head.items()}
+    temporary = folder / ".adapter.safetensors"
+    save_file(held, str(temporary), metadata={"format": "pt"})
+    temporary.replace(weights)
+    file = folder / "adapter_config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    settings |= {"task_type": "SEQ_CLS", "modules_to_save": [name]}
+    write_atomic(file, json.dumps(settings, indent=2) + "\n")
     tokenizer.save_pretrained(str(folder))
     write_contract(folder, contract)
 

@@ -19,7 +19,9 @@ from reward_models.annotations.reading import read
 
 COMPLETION_FIELDS = ("completion", "response", "answer", "output")
 # What a scored line adds to its row; fields of these names in the input are replaced.
-ADDED = ("score", "scores", "error", "truncated", "scorer")
+ADDED = (
+    "score", "scores", "uncertainty", "score_attributes", "error", "truncated", "scorer",
+)  # fmt: skip
 HASHED = ("*.json", "*.jinja", "*.safetensors", "*.bin")
 CHUNK = 256
 
@@ -97,10 +99,11 @@ def score_file(
 ) -> dict[str, int]:
     """Writes each input row with "score" ("scores" where it has several completions) and "scorer".
 
-    Rows that cannot be read or scored get a null score and "error"; "truncated" counts completions
-    that were shortened. Lines of an interrupted run are kept after a check against the input; a
-    last half line is cut off. The output appears under its name when all is done. Returns counts:
-    rows, resumed (of these from an earlier run), errors, truncated.
+    A model of several heads adds "uncertainty", one with attributes "score_attributes": as a list
+    where there are "scores". Rows that cannot be read or scored get a null score and "error";
+    "truncated" counts completions that were shortened. Lines of an interrupted run are kept after
+    a check against the input; a last half line is cut off. The output appears under its name when
+    all is done. Returns counts: rows, resumed (of these from an earlier run), errors, truncated.
     """
     check_output(source, output)
     output = Path(output)
@@ -200,16 +203,28 @@ def _scored(
             continue
         items.append((row, len(encoded), {"truncated": cut} if cut else {}))
         ids += encoded
-    values = iter(scorer.reduce(scorer.score_ids(ids), calibrated=calibrated))
+    values = iter(scorer.explain(scorer.score_ids(ids), calibrated=calibrated))
     lines = []
     for row, n, added in items:
         got = list(islice(values, n))
-        if not all(map(math.isfinite, got)):
+        if not all(math.isfinite(one.score) for one in got):
             added |= {"score": None, "error": "not_finite: the model gives no finite score"}
         elif n:
-            added |= {"score": got[0]} if n == 1 else {"scores": got}
+            added |= _fields(got)
         counts["errors"] += "error" in added
         counts["truncated"] += added.get("truncated", 0)
         # ASCII: a lone surrogate of the input has no other form.
         lines.append(json.dumps({**_bare(_as_dict(row)), **added, "scorer": mark}).encode("ascii"))
     return lines
+
+
+def _fields(got: Sequence[Any]) -> dict[str, Any]:
+    """What the scores of a row's completions add to it."""
+    columns: dict[str, list[Any]] = {"scores": [one.score for one in got]}
+    if got[0].uncertainty is not None:
+        columns["uncertainty"] = [one.uncertainty for one in got]
+    if got[0].attributes:
+        columns["score_attributes"] = [one.attributes for one in got]
+    if len(got) > 1:
+        return columns
+    return {"score" if name == "scores" else name: column[0] for name, column in columns.items()}

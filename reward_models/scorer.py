@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
 from align.records import RecordError
+from reward_models import outputs
 from reward_models.contract import check_contract
 from reward_models.model import base_of, find_head, load_reward_model, plain
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text's score; how far the heads disagree about it; its attributes.
+
+    uncertainty: standard deviation over heads in the score's unit, None where the model has one
+    head. attributes: in the unit of their ratings, {} where the model has none.
+    """
+
+    score: float
+    uncertainty: float | None
+    attributes: dict[str, float]
 
 
 class Scorer:
@@ -70,7 +85,7 @@ class Scorer:
     def score(
         self, prompts: Sequence[Any], completions: Sequence[Any], *, calibrated: bool = False
     ) -> list[float]:
-        """One score per (prompt, completion), in their order; several heads are averaged.
+        """One score per (prompt, completion), in their order; see ``reduce``.
 
         prompts: message lists. completions: texts or message lists. calibrated: in standard
         deviations from the mean of the contract's reference samples. RecordError names the row.
@@ -78,15 +93,33 @@ class Scorer:
         return self.reduce(self.score_heads(prompts, completions), calibrated=calibrated)
 
     def reduce(self, rows: Sequence[Sequence[float]], *, calibrated: bool = False) -> list[float]:
-        """One score per row of head scores: their mean, calibrated where asked."""
-        scores = [sum(row) / len(row) for row in rows]
-        if not calibrated:
-            return scores
+        """One score per row of raw outputs: the mean of the heads, or the weighted attributes."""
+        return [self._scaled(outputs.score(self.contract, row), calibrated) for row in rows]
+
+    def details(
+        self, prompts: Sequence[Any], completions: Sequence[Any], *, calibrated: bool = False
+    ) -> list[Scored]:
+        """As ``score``, with the uncertainty and the attributes of each."""
+        return self.explain(self.score_heads(prompts, completions), calibrated=calibrated)
+
+    def explain(
+        self, rows: Sequence[Sequence[float]], *, calibrated: bool = False
+    ) -> list[Scored]:
+        """As ``reduce``, with the uncertainty and the attributes of each."""
+        unit = self.contract.score_std if calibrated else 1.0
+        made = []
+        for row, value in zip(rows, self.reduce(rows, calibrated=calibrated), strict=True):
+            spread = outputs.spread(self.contract, row)
+            spread = None if spread is None else spread / unit
+            made.append(Scored(value, spread, outputs.attributes(self.contract, row)))
+        return made
+
+    def _scaled(self, score: float, calibrated: bool) -> float:
         mean, std = self.contract.score_mean, self.contract.score_std
-        return [(s - mean) / std for s in scores]
+        return (score - mean) / std if calibrated else score
 
     def score_heads(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[float]]:
-        """Raw scores of every head, (rows, heads)."""
+        """Raw outputs of every head, (rows, heads)."""
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts and {len(completions)} completions")
         ids = [
@@ -125,7 +158,7 @@ class Scorer:
         return fitted.prompt_ids + kept[:-1] + tail[-1:]
 
     def score_ids(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raw scores (rows, heads) of token id rows, read at each row's last token."""
+        """Raw outputs (rows, heads) of token id rows, read at each row's last token."""
         import torch
 
         result: list[list[float]] = [[] for _ in rows]

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from align.config_checks import not_calibrated
 from align.config_errors import UserError, nearest
 from align.records import Message
 
-KINDS = ("model", "function")
+KINDS = ("model", "function", "http")
 
 
 class RewardError(RuntimeError):
@@ -125,10 +126,10 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
 def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
     """Build the rewards of a configuration.
 
-    sources: the `rewards` list; each item has kind (model | function), path, weight and calibrated,
-    as attributes or keys. device: where reward models run.
-    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, or a
-    model or function that cannot be loaded.
+    sources: the `rewards` list; each item has kind (model | function | http), path, weight and
+    calibrated, as attributes or keys. device: where reward models run.
+    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
+    model or function that cannot be loaded, or a server that does not answer.
     """
     if not sources:
         raise UserError("rewards", [], "is empty: nothing to optimise", "Add a reward")
@@ -142,28 +143,31 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
         if not math.isfinite(weight):
             raise UserError(f"rewards.{i}.weight", weight, "must be finite", "Use e.g. 1.0")
         calibrated = bool(get("calibrated", False))
-        rewards.append(_make_one(kind, path, device, calibrated, f"rewards.{i}"))
+        rewards.append(_make_one(kind, path, device, calibrated, i))
         weights.append(float(weight))
     return WeightedSum(rewards, weights)
 
 
-def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, field: str) -> Reward:
-    """One reward of the configuration; field: its dotted name, for errors."""
+def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, index: int) -> Reward:
+    """One reward of the configuration; index: its place there."""
+    field = f"rewards.{index}"
     if kind not in KINDS:
-        known = " and ".join(KINDS)
-        reason = "is not available in this version" if kind == "http" else "is not a kind of reward"
         guess = nearest(str(kind), KINDS)
-        fix = f"Kinds are {known}" + (f"; did you mean {guess!r}?" if guess else "")
-        raise UserError(f"{field}.kind", kind, reason, fix)
+        fix = "Kinds are model, function and http" + (f"; did you mean {guess!r}?" if guess else "")
+        raise UserError(f"{field}.kind", kind, "is not a kind of reward", fix)
     if not path:
-        raise UserError(f"{field}.path", path, "is missing", "Give a checkpoint or a function")
+        fix = "Give a checkpoint, a function or a URL"
+        raise UserError(f"{field}.path", path, "is missing", fix)
+    if calibrated and kind != "model":
+        raise not_calibrated(f"{field}.calibrated", kind)
     if kind == "function":
         from align.rewards.function import FunctionReward
 
-        if calibrated:
-            reason = "is for reward models: a function has no reference samples"
-            raise UserError(f"{field}.calibrated", True, reason, "Use false")
         return FunctionReward(path, field=f"{field}.path")
+    if kind == "http":
+        from align.rewards.http import HttpReward
+
+        return HttpReward(path, field=f"{field}.path", index=index)
     from align.rewards.model import ModelReward
 
     return ModelReward(path, device, calibrated=calibrated, field=f"{field}.path")

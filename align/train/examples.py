@@ -15,6 +15,7 @@ from align.data.splits import split_by_key
 from align.groups import TokenGroup
 from align.jsonl import Counts, RecordError
 from align.records import Example, PreferenceGroup, prompt_key, short
+from align.train.reward_inputs import RewardInputs, check_attributes
 from reward_models.preferences import targets
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def preference_groups(
     """
     assert config.data.preferences is not None
     records, counts = load_preferences(config.data.preferences)
+    if keep_end_token:
+        check_attributes(records, config)
     found = [counts]
     held_out = None
     if config.data.validation:
@@ -147,21 +150,29 @@ class SftBuilder:
 
 
 class PairBuilder:
-    """A PreferenceGroup as a group of the candidates that somebody compared."""
+    """A PreferenceGroup as a group of the candidates that somebody compared.
+
+    keep_end_token: for a reward model, whose ratings and bootstrap counts then become extras.
+    """
 
     def __init__(self, tokenizer: Any, config: Config, keep_end_token: bool = False) -> None:
         self.tokenizer, self.data, self.settings = tokenizer, config.data, config.reward
         self.keep_end_token = keep_end_token
+        self.inputs = RewardInputs(config) if keep_end_token else None
 
     def __call__(self, group: PreferenceGroup) -> Built:
         """Render and cut one group."""
-        settings = self.settings
+        settings, inputs = self.settings, self.inputs
         pairs = targets(group, aggregate=settings.aggregate, margin=settings.margin)
-        if not pairs:
-            return "no_pair"
-        used = sorted({i for pair in pairs for i in (pair.a, pair.b)})
-        place = {old: new for new, old in enumerate(used)}
+        rated: dict[int, list[float | None]] = {}
         try:
+            if inputs is not None and inputs.attributes:
+                rated = inputs.ratings(group)
+                if not rated:
+                    return "no_attribute"
+            used = sorted({i for pair in pairs for i in (pair.a, pair.b)} | rated.keys())
+            if not used:
+                return "no_pair"
             rendered = [
                 chat.render_completion(self.tokenizer, group.prompt, group.candidates[i].content)
                 for i in used
@@ -183,10 +194,12 @@ class PairBuilder:
             completions = [
                 [*cut[:-1], full[-1]] for cut, full in zip(completions, whole, strict=True)
             ]
-        if all(c == completions[0] for c in completions[1:]):
+        if len(used) > 1 and all(c == completions[0] for c in completions[1:]):
             return "identical_after_cut"
+        place = {old: new for new, old in enumerate(used)}
         moved = [type(p)(place[p.a], place[p.b], p.target, p.weight, p.margin) for p in pairs]
-        made = TokenGroup(fitted.prompt_ids, completions, fitted.masks, pairs=moved)
+        extras = inputs.extras(group.group_id, used, rated) if inputs is not None else {}
+        made = TokenGroup(fitted.prompt_ids, completions, fitted.masks, pairs=moved, extras=extras)
         return made, kinds_cut(fitted)
 
 

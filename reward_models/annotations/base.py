@@ -12,6 +12,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from align.records import (
@@ -154,9 +155,22 @@ def key_by_key(
 
 def group_key(prompt: Sequence[Message], candidates: Iterable[Candidate]) -> str:
     """Identity of a comparison: the prompt and the set of answers, whatever their order."""
-    contents = sorted(_content_key(c) for c in candidates)
-    text = json.dumps([prompt_key(prompt), contents]).encode("ascii")
-    return hashlib.sha256(text).hexdigest()[:32]
+    return _group_key(prompt, [_content_key(c) for c in candidates])
+
+
+def _group_key(prompt: Sequence[Message], contents: Iterable[str]) -> str:
+    hashed = hashlib.sha256(cached_prompt_key(tuple(prompt)).encode("ascii"))
+    for content in sorted(contents):
+        data = content.encode("utf-8", "surrogatepass")
+        hashed.update(b"%d:" % len(data))
+        hashed.update(data)
+    return hashed.hexdigest()[:32]
+
+
+@lru_cache(maxsize=256)  # the import asks for it again when the group is made
+def cached_prompt_key(prompt: tuple[Message, ...]) -> str:
+    """``align.records.prompt_key``, remembered for a moment."""
+    return prompt_key(prompt)
 
 
 def make_group(
@@ -176,18 +190,22 @@ def make_group(
     empty = [c.id for c in candidates if not c.text.strip()]
     if empty:
         raise RecordError(f"candidates without text: {empty}", code="empty_candidate")
-    if len({_content_key(c) for c in candidates}) == 1:
+    contents = [_content_key(c) for c in candidates]
+    if contents.count(contents[0]) == len(contents):
         raise RecordError("all candidates are the same text", code="identical_candidates")
     prompt, candidates = tuple(prompt), tuple(candidates)
     passed_on = [meta, [c.model for c in candidates]]
     passed_on += [(j.value, j.strength, j.source, j.suspect) for j in judgements]
     try:
-        json.dumps(passed_on, allow_nan=False)
+        _encode(passed_on)
     except (TypeError, ValueError) as error:  # NaN in a field that nothing has read
         raise RecordError(f"cannot be written: {error}", code="bad_value") from None
-    return PreferenceGroup(
-        group_key(prompt, candidates), prompt, candidates, tuple(judgements), meta or {}
-    )
+    key = _group_key(prompt, contents)
+    return PreferenceGroup(key, prompt, candidates, tuple(judgements), meta or {})
+
+
+# Made once: json.dumps makes an encoder at every call.
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
@@ -259,4 +277,9 @@ def _count(group: PreferenceGroup, name: str, otherwise: int) -> int:
 def _content_key(candidate: Candidate) -> str:
     # The exact text, not the normalised one: two answers that differ in a space or in case are
     # still two answers to the reward model.
-    return json.dumps([[m.role, m.content] for m in candidate.messages])
+    content = candidate.content
+    if isinstance(content, str):
+        return "t" + content
+    if len(content) == 1 and content[0].role == "assistant":
+        return "t" + content[0].content
+    return "m" + json.dumps([[m.role, m.content] for m in content])

@@ -92,6 +92,124 @@ def test_evaluate_prints_and_writes_figures(checkpoint, tmp_path, capsys):
     assert json.loads(output.read_text())["eval_accuracy"] == 1 - result["eval_accuracy"]
 
 
+def test_evaluate_writes_a_page_beside_the_figures(checkpoint, tmp_path, capsys):
+    source = write(tmp_path / "test.jsonl", PAIRS)
+    command = ["evaluate", "--model", str(checkpoint), "--input", str(source), "--output"]
+    assert main([*command, str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text("utf-8")
+    result = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [m["prompt"] for m in result["mistakes"]] == ["Write a review"]
+    assert '<td class="t">Write a review</td>' in page
+    assert str(checkpoint) in page
+    assert result["model"] == str(checkpoint)
+    assert set(result["by"]) == {"length", "answer_length", "agreement", "language", "source"}
+    assert result["by"]["source"].keys() == {"pairs"}
+    assert main([*command, str(tmp_path / "figures.json")]) == 0
+    assert (tmp_path / "figures.html").read_text("utf-8").startswith("<!doctype html>")
+    capsys.readouterr()
+
+
+def test_equal_texts_get_equal_scores_in_any_batch(checkpoint, tmp_path, capsys):
+    # The same answers under longer and longer company, in batches of three.
+    rows = [{"prompt": "q", "completions": ["same", "long " * n, "same"], "gold": [1, 0, 1]}
+            for n in range(1, 9)]  # fmt: skip
+    source, output = write(tmp_path / "s.jsonl", rows), tmp_path / "r.json"
+    command = ["evaluate", "--model", str(checkpoint), "--input", str(source)]
+    assert main([*command, "--output", str(output), "--batch_size", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"best of 3 +\d\.\d{4}, random 0\.6667, best 1\.0000 \(gold\)", printed)
+    result = json.loads(output.read_text())
+    (curve,) = result["best_of_n"]
+    assert curve["groups"] == 8
+    # Either answer "same" is picked or none: with equal scores of the two, 1 or 0 in each group.
+    picked = curve["curve"][2]["gold"] * 8
+    assert picked == pytest.approx(round(picked))
+
+
+def test_an_ensembles_uncertainty_is_a_breakdown(tmp_path, capsys):
+    folder = tiny.save(tmp_path / "three", heads=3)
+    source, output = write(tmp_path / "test.jsonl", PAIRS), tmp_path / "r.json"
+    command = ["evaluate", "--model", str(folder), "--input", str(source), "--output", str(output)]
+    assert main(command) == 0
+    parts = json.loads(output.read_text())["by"]["uncertainty"]
+    assert sum(part["pairs"] for part in parts.values()) == 2
+    capsys.readouterr()
+
+
+BENCH = {
+    "rewardbench": [
+        {"prompt": "Q", "chosen": "The room was clean.", "rejected": "No.", "subset": "hep-go"},
+        {"prompt": "问", "chosen": "同样", "rejected": "同样", "subset": "math-prm"},
+        {"prompt": "Q", "chosen": "A", "subset": "hep-go"},
+    ],
+    "rewardbench2": [
+        {"prompt": "问", "chosen": ["好"], "rejected": ["a", "b"], "subset": "Focus", "id": "1"},
+        {"prompt": "Q", "chosen": ["A"], "rejected": ["b", "c"], "subset": "Ties", "id": "ref:1"},
+        {"prompt": "Q", "chosen": ["A", "D"], "rejected": ["b"], "subset": "Ties", "id": "tied:1"},
+        {"prompt": "Q", "chosen": ["A", "D"], "rejected": ["b"], "subset": "Ties", "id": "1"},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", sorted(BENCH))
+def test_benchmark_protocols(checkpoint, tmp_path, capsys, protocol):
+    source, output = write(tmp_path / "b.jsonl", BENCH[protocol]), tmp_path / "r.json"
+    command = ["evaluate", "--model", str(checkpoint), "--input", str(source)]
+    assert main([*command, "--protocol", protocol, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(output.read_text())
+    assert result["protocol"] == protocol
+    assert result["overall"]["score"] is None
+    assert re.search("overall +-, without", printed)
+    assert (result["rows"]["used"], sum(result["rows"]["dropped"].values())) == (
+        len(BENCH[protocol]) - 1, 1,
+    )  # fmt: skip
+    if protocol == "rewardbench":
+        assert result["subsets"]["math-prm"]["score"] == 0.0  # equal is wrong, to the last bit
+        assert result["length_baseline"]["subsets"]["hep-go"] == 1.0
+    else:
+        assert result["subsets"]["Focus"]["score"] in (0.0, 1.0)
+        assert result["ties"]["score"] is not None
+    assert (tmp_path / "r.html").exists()
+
+
+def test_compare_two_models(checkpoint, tmp_path, capsys):
+    other = tiny.save(tmp_path / "other", seed=5)
+    rows = [*PAIRS, {"prompt": "Q", "chosen": "Terrible food", "rejected": "早餐不错"}]
+    source, output = write(tmp_path / "test.jsonl", rows), tmp_path / "out"
+    command = ["compare", "--model", str(checkpoint), "--input", str(source)]
+    assert main([*command, "--model", str(checkpoint), "--output", str(output)]) == 0
+    result = json.loads((output / "report.json").read_text())
+    assert result["pair_agreement"]["value"] == 1.0
+    assert (result["pairs"], result["groups"]) == (3, {"scored": 3, "dropped": {}})
+    assert result["votes"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert "pair_agreement          1.0000" in capsys.readouterr().out
+    assert main([*command, "--model", str(other), "--output", str(output)]) == 0
+    found = json.loads((output / "report.json").read_text())
+    assert found["A"] == str(checkpoint)
+    assert found["votes"]["accuracy_a"] == result["votes"]["accuracy_a"]
+    n = round(3 * found["pair_agreement"]["value"])
+    assert len(found["disagreements"]) == 3 - n
+    assert "Two reward models" in (output / "report.html").read_text("utf-8")
+    capsys.readouterr()
+
+
+def test_compare_needs_two_models(checkpoint, tmp_path, capsys):
+    source = write(tmp_path / "test.jsonl", PAIRS)
+    command = ["compare", "--input", str(source), "--model", str(checkpoint)]
+    assert main(command) == 2
+    assert "Give --model A --model B" in capsys.readouterr().err
+
+
+def test_answers_that_a_model_cannot_read_are_counted(checkpoint, tmp_path, capsys):
+    # Three tokens leave no room for an answer.
+    source = write(tmp_path / "test.jsonl", PAIRS)
+    narrow = tiny.save(tmp_path / "narrow", max_length=3)
+    command = ["compare", "--input", str(source), "--model", str(checkpoint)]
+    assert main([*command, "--model", str(narrow)]) == 2
+    assert "{'too_long': 2}" in capsys.readouterr().err
+
+
 def test_evaluate_merges_rows_about_the_same_answers(checkpoint, tmp_path, capsys):
     row = PAIRS[0]
     turned = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
@@ -114,7 +232,17 @@ def test_evaluate_merges_rows_about_the_same_answers(checkpoint, tmp_path, capsy
         (["score", "--model", "MODEL", "--input", "GOOD", "--output", "GOOD"], "is the input"),
         (["evaluate", "--model", "MODEL", "--input", "ODD"], "fits no known format"),
         (["evaluate", "--model", "MODEL", "--input", "SAME"], "no usable row.*identical"),
-        (["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "."], "is a folder"),
+        (["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "GOOD"], "is a file"),
+        (["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "f.json"], "is a folder"),
+        (["evaluate", "--model", "MODEL", "--input", "UNJUDGED"], "neither votes nor gold"),
+        (
+            ["evaluate", "--model", "nowhere", "--input", "GOOD", "--aggregate", "dawid_skene"],
+            "aggregate='dawid_skene' is not in the meta",
+        ),
+        (
+            ["evaluate", "--model", "nowhere", "--input", "ODD", "--protocol", "rewardbench"],
+            "has no rewardbench row: 1 missing_field",
+        ),
         (["evaluate", "--model", "MODEL", "--input", "GOOD", "--batch_size", "0"], "batch_size=0"),
         (["evaluate", "--model", "MODEL", "--input", "GOOD", "--device", "tpu9"], "device='tpu9'"),
     ],
@@ -122,12 +250,16 @@ def test_evaluate_merges_rows_about_the_same_answers(checkpoint, tmp_path, capsy
 def test_wrong_input_is_exit_code_2(checkpoint, tmp_path, monkeypatch, capsys, command, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").write_text(" \n")
+    (tmp_path / "f.json").mkdir()
     files = {
         "MODEL": str(checkpoint),
         "GOOD": str(write(tmp_path / "good.jsonl", PAIRS)),
         "EMPTY": str(tmp_path / "empty.jsonl"),
         "ODD": str(write(tmp_path / "odd.jsonl", [{"a": 1}])),
         "SAME": str(write(tmp_path / "same.jsonl", PAIRS[2:])),
+        "UNJUDGED": str(
+            write(tmp_path / "unjudged.jsonl", [{"prompt": "q", "completions": ["a", "b"]}])
+        ),
     }
     assert main([files.get(word, word) for word in command]) == 2
     error = capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""Engines whose scores are known, and a real server process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from align.records import RecordError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class NumberEngine:
+    """The score of the answer "17" is 17.0; of "nan" nan; "?" cannot be read; "!" breaks the model.
+
+    gate: cleared, scoring waits. batches: how many texts each pass had. An answer of more than 6
+    characters counts as shortened.
+    """
+
+    def __init__(self):
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+        self.seen: list[float] = []
+
+    def encode(self, item):
+        text = item.completion if hasattr(item, "completion") else item.text
+        if text == "?":
+            raise RecordError("the chat template refuses it", code="template_refuses")
+        return [text], len(text) > 6
+
+    def score(self, rows):
+        self.entered.set()
+        assert self.gate.wait(60)
+        self.batches.append(len(rows))
+        if any(text == "!" for (text,) in rows):
+            raise MemoryError("out of memory\nmore lines")
+        self.seen += [float(text) for (text,) in rows]
+        return [float(text) for (text,) in rows]
+
+
+@contextmanager
+def server(model: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Server]:
+    """`python -m reward_models serve` on a free port; SIGTERM at the end."""
+    command = [sys.executable, "-m", "reward_models", "serve", "--model", str(model)]
+    process = subprocess.Popen(
+        [*command, "--port", "0", *words], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"on (http://127\.0\.0\.1:\d+)$", line.strip())
+        assert found, line
+        yield Server(process, found[1])
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(120)
+        process.stdout.close()
+
+
+class Server:
+    """process, url: http://127.0.0.1:port; port."""
+
+    def __init__(self, process: subprocess.Popen, url: str):
+        self.process, self.url, self.port = process, url, int(url.rsplit(":", 1)[1])

@@ -1,0 +1,214 @@
+"""The reward objective on literal scores: by hand, and what must not change it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from align.config_schema import RewardModel
+from align.groups import TokenGroup, collate
+from align.records import PairTarget
+from align.train.reward import comparisons, ratings
+from align.train.reward_inputs import Scale
+
+LN3 = math.log(3)
+THIRD = 1 / 3
+# −log ¾ for the sure pair, ¾ of it and ¼ of −log ¼ for the doubtful one, log 2 for the tie.
+SURE, DOUBTFUL, TIE = 0.2876820724517809, 0.5623351446188083, 0.6931471805599453
+MEAN = 0.5143881325435116
+
+
+def three() -> TokenGroup:
+    """Answers of 2, 1 and 1 tokens; the first beats both, the others are tied."""
+    pairs = [
+        PairTarget(0, 1, 1.0, THIRD, LN3),
+        PairTarget(0, 2, 0.75, THIRD, None),
+        PairTarget(1, 2, 0.5, THIRD, None),
+    ]
+    return TokenGroup([5], [[6, 7], [6], [8]], pairs=pairs)
+
+
+def two() -> TokenGroup:
+    """One pair of full weight, answers of equal length."""
+    return TokenGroup([5, 6], [[7, 8], [9, 8]], pairs=[PairTarget(1, 0, 1.0, 1.0, None)])
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def total(outputs, groups, layout="grouped", counted=None, **settings) -> float:
+    batch = collate(groups, 0, layout)
+    return comparisons(outputs, batch, RewardModel(**settings), counted).item()
+
+
+def test_soft_targets_and_weights_by_hand():
+    expected = (SURE + DOUBTFUL + TIE) / 3
+    assert expected == pytest.approx(MEAN, abs=1e-12)
+    assert total(column(LN3, 0, 0), [three()]) == pytest.approx(MEAN, abs=1e-7)
+    assert total(column(LN3 + 4, 4, 4), [three()]) == pytest.approx(MEAN, abs=1e-7)
+
+
+def test_a_margin_asks_for_a_lead_and_only_where_it_is_wanted():
+    # The sure pair leads by its margin and no more: log 2.
+    expected = (TIE + DOUBTFUL + TIE) / 3
+    assert total(column(LN3, 0, 0), [three()], margin=True) == pytest.approx(expected, abs=1e-7)
+    assert total(column(LN3, 0, 0), [three()]) == pytest.approx(MEAN, abs=1e-7)
+
+
+def test_centring_adds_the_squared_sum_of_each_pair():
+    # Sums ln 3, ln 3 and 0: 0.1 · ⅔ · (ln 3)².
+    got = total(column(LN3, 0, 0), [three()], center_coef=0.1)
+    assert got == pytest.approx(MEAN + 0.08046326405417213, abs=1e-7)
+
+
+def test_length_explains_what_it_is_granted():
+    # Twice as long and granted ln 3 a doubling: equal scores give the loss of a lead of ln 3.
+    assert total(column(0, 0, 0), [three()], length_coef=LN3) == pytest.approx(MEAN, abs=1e-6)
+    assert total(column(0, 0, 0), [three()]) == pytest.approx(TIE, abs=1e-7)
+    # Equally long answers are granted nothing.
+    assert total(column(0, LN3), [two()], length_coef=9.0) == pytest.approx(SURE, abs=1e-6)
+
+
+def test_centring_does_not_see_the_length():
+    without = total(column(0, 0, 0), [three()], length_coef=LN3)
+    centred = total(column(0, 0, 0), [three()], length_coef=LN3, center_coef=5.0)
+    assert centred == without
+
+
+def test_heads_are_averaged_and_a_head_counts_what_it_drew():
+    outputs = torch.cat([column(LN3, 0, 0), column(0, 0, 0)], dim=1)
+    assert total(outputs, [three()]) == pytest.approx((MEAN + TIE) / 2, abs=1e-7)
+    counted = torch.tensor([[3.0, 0.0]] * 3)
+    assert total(outputs, [three()], counted=counted) == pytest.approx(3 * MEAN / 2, abs=1e-7)
+
+
+@pytest.mark.parametrize("layout", ["grouped", "plain"])
+def test_a_batch_is_the_sum_of_its_groups(layout):
+    settings = {"margin": True, "center_coef": 0.3, "length_coef": 0.7}
+    drawn = torch.Generator().manual_seed(0)
+    outputs = torch.randn(5, 2, generator=drawn, dtype=torch.float64)
+    counted = torch.tensor([[2.0, 1.0]] * 3 + [[0.0, 3.0]] * 2, dtype=torch.float64)
+    together = total(outputs, [three(), two()], layout, counted, **settings)
+    apart = total(outputs[:3], [three()], layout, counted[:3], **settings)
+    apart += total(outputs[3:], [two()], layout, counted[3:], **settings)
+    assert together == pytest.approx(apart, abs=1e-12)
+    swapped = total(outputs.roll(2, 0), [two(), three()], layout, counted.roll(2, 0), **settings)
+    assert together == pytest.approx(swapped, abs=1e-12)
+
+
+def test_gradients_of_the_comparisons():
+    batch = collate([three(), two()], 0)
+    reward = RewardModel(margin=True, center_coef=0.3, length_coef=0.7, heads=2)
+    counted = torch.tensor([[2.0, 1.0]] * 5, dtype=torch.float64)
+    drawn = torch.Generator().manual_seed(1)
+    outputs = torch.randn(5, 2, generator=drawn, dtype=torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: comparisons(x, batch, reward, counted), outputs)
+
+
+# Ratings: two attributes, of mean 2 and 1 and deviation 1 and 2.
+
+SCALE = Scale([2.0, 1.0], [1.0, 2.0])
+
+
+def rated(*rows: tuple[float | None, float | None]) -> TokenGroup:
+    extras = {}
+    for j in range(2):
+        extras[f"rated_{j}"] = [float(row[j] is not None) for row in rows]
+        extras[f"rating_{j}"] = [row[j] or 0.0 for row in rows]
+    return TokenGroup([5], [[6 + k] for k in range(len(rows))], extras=extras)
+
+
+def test_ratings_by_hand():
+    batch = collate([rated((3.0, None), (2.0, 5.0))], 0)
+    # In deviations: 1 and none, 0 and 2. Errors ½², not counted, 0², 1².
+    outputs = torch.tensor([[0.5, 9.0], [0.0, 1.0]], dtype=torch.float64)
+    assert ratings(outputs, batch, SCALE).item() == pytest.approx(1.25, abs=1e-12)
+    # A second member is right about everything.
+    outputs = torch.cat([outputs, torch.tensor([[1.0, -7.0], [0.0, 2.0]])], dim=1)
+    assert ratings(outputs, batch, SCALE).item() == pytest.approx(0.625, abs=1e-12)
+    counted = torch.tensor([[0.0, 1.0], [2.0, 5.0]])
+    assert ratings(outputs, batch, SCALE, counted).item() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_ratings_of_a_batch_are_the_sum_of_its_groups():
+    groups = [rated((3.0, None), (2.0, 5.0)), rated((None, 0.0)), rated((1.0, 1.0), (None, 4.0))]
+    drawn = torch.Generator().manual_seed(2)
+    outputs = torch.randn(5, 4, generator=drawn, dtype=torch.float64)
+    whole = ratings(outputs, collate(groups, 0), SCALE)
+    parts = [(0, 2), (2, 3), (3, 5)]
+    apart = sum(
+        ratings(outputs[a:b], collate([g], 0, "plain"), SCALE)
+        for g, (a, b) in zip(groups, parts, strict=True)
+    )
+    assert whole.item() == pytest.approx(apart.item(), abs=1e-12)
+
+
+def test_gradients_of_the_ratings_are_zero_where_nobody_rated():
+    batch = collate([rated((3.0, None), (2.0, 5.0))], 0)
+    outputs = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ratings(x, batch, SCALE), outputs)
+    ratings(outputs, batch, SCALE).backward()
+    assert outputs.grad.tolist() == [[-2.0, 0.0], [0.0, -4.0]]
+
+
+# What the options are for
+
+
+def fitted(features, pairs, heads=1, counted=None, **settings):
+    """Weights (features, heads) of linear scores that minimise the comparisons."""
+    batch = collate(pairs, 0)
+    weights = torch.zeros(features.shape[1], heads, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weights], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimiser.zero_grad()
+        loss = comparisons(features @ weights, batch, RewardModel(**settings), counted)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return weights.detach()
+
+
+def test_with_the_datas_own_slope_only_quality_is_learned():
+    # Longer answers are better ones too: P(a wins) = σ(Δq + 0.8 · Δlog₂ tokens), exactly.
+    quality = [(0.0, 4), (1.0, 8), (2.0, 16), (0.5, 2), (1.5, 16), (1.0, 2)]
+    pairs = []
+    for (qa, na), (qb, nb) in [(x, y) for i, x in enumerate(quality) for y in quality[:i]]:
+        p = 1 / (1 + math.exp(-(qa - qb) - 0.8 * math.log2(na / nb)))
+        pairs.append(TokenGroup([5], [[6] * na, [7] * nb], pairs=[PairTarget(0, 1, p)]))
+    rows = [
+        (q, math.log2(n)) for i, a in enumerate(quality) for b in quality[:i] for q, n in (a, b)
+    ]
+    features = torch.tensor(rows, dtype=torch.float64)
+    plain = fitted(features, pairs)
+    assert plain[:, 0].tolist() == pytest.approx([1.0, 0.8], abs=1e-4)
+    freed = fitted(features, pairs, length_coef=0.8)
+    assert freed[:, 0].tolist() == pytest.approx([1.0, 0.0], abs=1e-4)
+
+
+def test_only_heads_that_draw_their_own_prompts_disagree_and_more_where_data_are_rare():
+    # Two features: the second differs in one pair out of ten.
+    drawn = torch.Generator().manual_seed(3)
+    n = 120
+    gaps = torch.randn(n, 2, generator=drawn, dtype=torch.float64)
+    gaps[torch.arange(n) % 10 != 0, 1] = 0.0
+    wins = torch.rand(n, generator=drawn, dtype=torch.float64) < torch.sigmoid(gaps.sum(1))
+    pairs = [
+        TokenGroup([5], [[6], [7]], pairs=[PairTarget(0, 1, float(won))]) for won in wins.tolist()
+    ]
+    features = torch.stack([gaps / 2, -gaps / 2], dim=1).flatten(0, 1)
+    heads = 12
+    alike = fitted(features, pairs, heads, heads=heads)
+    assert alike.std(1).max() < 1e-4
+    from align.train.reward_inputs import drawn as times
+
+    counted = torch.tensor([[times(f"g{i}", h, 1) for h in range(heads)] for i in range(n)])
+    apart = fitted(features, pairs, heads, counted.repeat_interleave(2, 0).double(), heads=heads)
+    often, rare = apart.std(1).tolist()
+    assert 0.1 < often < rare
