@@ -15,9 +15,11 @@ def check_reward(config: Config) -> None:
     reward = config.reward
     names, weights = reward.attributes, reward.attribute_weights
     if not names:
-        if weights is not None:
-            reason = "has no effect without reward.attributes"
-            raise UserError("reward.attribute_weights", weights, reason, "Use null")
+        for name, value in (("attribute_weights", weights), ("pair_coef", reward.pair_coef)):
+            if value:
+                reason = "has no effect without reward.attributes"
+                fix = "Use null" if name == "attribute_weights" else "Use 0"
+                raise UserError(f"reward.{name}", value, reason, fix)
         return
     if len(set(names)) != len(names) or not all(names):
         reason = "names an attribute twice, or none"
@@ -31,9 +33,9 @@ def check_reward(config: Config) -> None:
     if weights is not None and not any(weights):
         reason = "makes every score 0"
         raise UserError("reward.attribute_weights", weights, reason, "Use null for the mean")
-    for name in ("center_coef", "margin", "length_coef"):
+    for name in () if reward.pair_coef else ("center_coef", "margin", "length_coef"):
         value = getattr(reward, name)
         if value:
-            reason = "has no effect with reward.attributes: ratings are predicted, not compared"
-            fix = "Use false" if isinstance(value, bool) else "Use 0"
+            reason = "has no effect where only ratings are learned, with reward.pair_coef=0"
+            fix = f"Use {'false' if isinstance(value, bool) else 0}, or a pair_coef"
             raise UserError(f"reward.{name}", value, reason, fix)

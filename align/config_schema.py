@@ -124,15 +124,18 @@ class RewardModel:
 
     center_coef: float = key(0.0, "weight of the squared mean score, keeps scores near 0", ge=0)
     margin: bool = key(False, "use the strength of a judgement as a margin")
-    aggregate: Literal["soft", "majority", "per_annotator"] = key(
-        "soft", "how several judgements of a pair become one target"
+    aggregate: Literal["soft", "majority", "per_annotator", "dawid_skene", "noisy_bt"] = key(
+        "soft", "how several judgements become one target; the last two as the import found them"
     )
     length_coef: float = key(0.0, "log-odds that length alone is granted, per doubling")
     heads: int = key(1, "score heads, averaged; with attributes a multiple of their number", ge=1)
     bootstrap: bool = key(True, "each of several heads draws its own prompts, so that they differ")
-    attributes: list[str] = key(factory=list, help="ratings to predict, in place of comparisons")
+    attributes: list[str] = key(factory=list, help="ratings to predict; see pair_coef")
     attribute_weights: list[float] | None = key(
         None, "weights of the attributes in the score; null: their mean"
+    )
+    pair_coef: float = key(
+        0.0, "beside attributes: a prompt's comparisons count like so many ratings", ge=0
     )
 
     def __post_init__(self) -> None:

@@ -70,19 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     from reward_models.annotations.reading import read
-    from reward_models.score_file import check_output, fingerprint, score_file
+    from reward_models.score_file import bar, check_output, fingerprint, score_file
 
     check_output(args.input, args.output)
     next(read(args.input), None)  # an unusable file is an error before a model is loaded
     scorer = load_scorer(args, args.model, quiet=True)
     mark = fingerprint(args.model, args.calibrated, scorer.max_length)
+    total = sum(1 for _ in read(args.input)) if sys.stderr.isatty() else 0  # cheap beside scoring
     counts = score_file(
         scorer,
         args.input,
         args.output,
         mark=mark,
         calibrated=args.calibrated,
-        progress=lambda n: progress(f"{n} rows scored"),
+        progress=lambda done: progress(bar(done, total)),
     )
     progress("\n")
     print(", ".join(f"{name} {n}" for name, n in counts.items()) + f" -> {args.output}")

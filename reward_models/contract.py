@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from align.config_errors import UserError
-from align.files import write_atomic
+from align.files import fingerprint, write_atomic
 from reward_models.outputs import score
 
 FILE = "contract.json"
@@ -266,4 +266,19 @@ def check_contract(
             max_length,
             f"is over the contract's {contract.max_length}",
             "The model never read longer text: use at most that",
+        )
+
+
+def check_base(contract: Contract, base: str, *, path: str = "") -> None:
+    """Refuses a base model that the adapter was not trained on: another one, or changed since.
+
+    base: its folder; a hub id has no fingerprint and passes. Raises UserError naming the field.
+    """
+    found, said = fingerprint(base), contract.base_fingerprint
+    if said is not None and found is not None and found != said:
+        raise UserError(
+            "contract.base_fingerprint",
+            said,
+            f"does not match {found} of {base}, the base model of {path or 'the adapter'}",
+            "Use the base that the adapter was trained on, or the merged model above it",
         )

@@ -14,6 +14,7 @@ from align.heads import base_of, find_head, init_head
 from align.records import RecordError
 from reward_models.contract import (
     Contract,
+    check_base,
     check_contract,
     make_contract,
     read_contract,
@@ -129,7 +130,7 @@ def _tokenizer(path: Path) -> Any:
 
 def _load(path: Path, dtype: Any, contract: Contract | None) -> Any:
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        return _load_adapter(path, dtype, contract.heads if contract else 1)
+        return _load_adapter(path, dtype, contract)
     model, missing = _from_pretrained(str(path), dtype)
     name, _ = find_head(model)
     untrained = [key for key in missing if key.split(".")[0] == name]
@@ -156,7 +157,7 @@ def _from_pretrained(path: str, dtype: Any, **more: Any) -> tuple[Any, list[str]
     return model, sorted(info["missing_keys"])
 
 
-def _load_adapter(path: Path, dtype: Any, heads: int) -> Any:
+def _load_adapter(path: Path, dtype: Any, contract: Contract | None) -> Any:
     """The base model with the adapter merged; the head is the adapter's."""
     from peft import PeftConfig, PeftModelForSequenceClassification
 
@@ -169,8 +170,10 @@ def _load_adapter(path: Path, dtype: Any, heads: int) -> Any:
     if not named or named == "None":
         reason = "has an adapter_config.json that names no base model"
         raise UserError("path", str(path), reason, "Give the merged model")
+    if contract is not None:
+        check_base(contract, named, path=str(path))
     try:
-        base, _ = _from_pretrained(str(named), dtype, num_labels=heads)
+        base, _ = _from_pretrained(str(named), dtype, num_labels=contract.heads if contract else 1)
     except UserError as error:
         reason = f"is an adapter whose base {named} {error.reason}"
         raise UserError("path", str(path), reason, "Give the merged model") from None

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,12 @@ def fingerprint(model: str | Path, calibrated: bool = False, max_length: int | N
     return digest.hexdigest()[:16]
 
 
+def bar(done: int, total: int) -> str:
+    """How far a run is, as one line."""
+    filled = 30 * done // max(1, total)
+    return f"[{'#' * filled}{'.' * (30 - filled)}] {done}/{total} rows"
+
+
 def check_output(source: str | Path, output: str | Path) -> None:
     """UserError where the output is a folder or the input itself."""
     output = Path(output)
@@ -102,7 +108,8 @@ def score_file(
     A model of several heads adds "uncertainty", one with attributes "score_attributes": as a list
     where there are "scores". Rows that cannot be read or scored get a null score and "error";
     "truncated" counts completions that were shortened. Lines of an interrupted run are kept after
-    a check against the input; a last half line is cut off. The output appears under its name when
+    a check against the input, in whole chunks, so that the same batches follow: the same command
+    ends with the bytes of a run that was never interrupted. The output appears under its name when
     all is done. Returns counts: rows, resumed (of these from an earlier run), errors, truncated.
     """
     check_output(source, output)
@@ -111,10 +118,12 @@ def score_file(
     counts = {"rows": 0, "resumed": 0, "errors": 0, "truncated": 0}
     rows = iter(read(source))
     first = next(rows, None)  # an unusable input is an error before anything is written
-    rows = _again(first, rows)
+    rows = chain([] if first is None else [first], rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    earlier = partial if partial.exists() else output
-    end = _resume(earlier, rows, mark, counts) if earlier.exists() else 0
+    earlier, end = partial if partial.exists() else output, 0
+    if earlier.exists():
+        end, again = _resume(earlier, rows, mark, counts, whole=earlier is output)
+        rows = chain(again, rows)
     if earlier is output and end:
         shutil.copyfile(output, partial)
     with open(partial, "ab") as file:
@@ -130,26 +139,35 @@ def score_file(
     return counts
 
 
-def _again(first: Row | None, rows: Iterator[Row]) -> Iterator[Row]:
-    if first is not None:
-        yield first
-    yield from rows
+def _resume(
+    earlier: Path, rows: Iterator[Row], mark: str, counts: dict[str, int], *, whole: bool
+) -> tuple[int, list[Row]]:
+    """Skips the input rows that are scored already.
 
-
-def _resume(earlier: Path, rows: Iterator[Row], mark: str, counts: dict[str, int]) -> int:
-    """Skips the input rows that are scored already; returns the length of their lines in bytes."""
-    end = 0
+    whole: the file was finished, and every line is kept; else the chunks that are complete. Returns
+    the length of the kept lines in bytes, and the rows after them that were read.
+    """
+    end, size = 0, 0
+    again: list[Row] = []
+    held = dict.fromkeys(counts, 0)
     with open(earlier, "rb") as file:
         for raw in file:
-            if not raw.endswith(b"\n") and earlier.suffix == ".partial":
+            if not raw.endswith(b"\n") and not whole:
                 break  # written when the run was interrupted
-            line = _kept(raw, next(rows, None), mark, earlier)
-            counts["errors"] += "error" in line
-            counts["truncated"] += line.get("truncated", 0)
-            counts["rows"] += 1
-            counts["resumed"] += 1
-            end += len(raw)
-    return end
+            row = next(rows, None)
+            line = _kept(raw, row, mark, earlier)
+            again += [row] if row is not None else []
+            held["errors"] += "error" in line
+            held["truncated"] += line.get("truncated", 0)
+            size += len(raw)
+            if whole or len(again) == CHUNK:
+                for name in held:
+                    counts[name] += held[name]
+                counts["rows"] += len(again)
+                counts["resumed"] += len(again)
+                end, again, held = end + size, [], dict.fromkeys(held, 0)
+                size = 0
+    return end, again
 
 
 def _kept(raw: bytes, row: Row | None, mark: str, earlier: Path) -> dict[str, Any]:

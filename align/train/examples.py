@@ -168,7 +168,7 @@ class PairBuilder:
         try:
             if inputs is not None and inputs.attributes:
                 rated = inputs.ratings(group)
-                if not rated:
+                if not rated and not settings.pair_coef:
                     return "no_attribute"
             used = sorted({i for pair in pairs for i in (pair.a, pair.b)} | rated.keys())
             if not used:

@@ -3,11 +3,13 @@
     comparisons  L = Σ_pairs w · [−t·log σ(Δ − m) − (1−t)·log σ(−Δ − m) + c·(r_a + r_b)²] / Σ w
                  Δ = r_a − r_b + l·log₂(|a| / |b|)
     ratings      L = Σ (output_j − (y_j − mean_j) / std_j)² / number of ratings
+    both         L = [Σ ratings' errors + p · Σ_pairs w · […]] / (number of ratings + p · Σ w)
 
 t: share of votes for a; m: margin; c: reward.center_coef; l: reward.length_coef. A group's weights
 add up to 1, so one prompt counts once however many candidates it has (Ouyang et al. 2022, section
-3.5). Ratings, with reward.attributes: y_j is a candidate's rating of attribute j; pairs then only
-measure. Several heads are averaged, each counting a prompt as often as its bootstrap drew it.
+3.5). Ratings, with reward.attributes: y_j is a candidate's rating of attribute j, and r the weighted
+sum of the attributes. p: reward.pair_coef; without it pairs only measure. Several heads are
+averaged, each counting a prompt as often as its bootstrap drew it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ _REFERENCE_SAMPLES = 2000  # candidates whose scores give the contract's mean an
 def comparisons(
     outputs: Tensor, batch: GroupBatch, reward: RewardModel, counted: Tensor | None = None
 ) -> Tensor:
-    """Weighted sum over pairs of the mean over heads; outputs, counted: (C, heads). Scalar."""
+    """Weighted sum over pairs of the mean over heads; outputs, counted: (C, heads), scores."""
     scores = outputs
     if reward.length_coef:
         bonus = losses.length_bonus(batch.candidate_lengths(), reward.length_coef)
@@ -92,6 +94,7 @@ class RewardTrainer(AlignTrainer):
         reward, n = self.settings.reward, len(scale.mean)
         self.scale = scale
         self.attribute_weights = reward.attribute_weights or ([1.0 / n] * n if n else [])
+        self.pair_coef = reward.pair_coef if n else 1.0
 
     def objective(self, model: Any, batch: GroupBatch) -> Objective:
         """Sum over pairs or ratings, mean over heads."""
@@ -100,19 +103,20 @@ class RewardTrainer(AlignTrainer):
         counted = None
         if self.policy.module.training and reward.bootstrap and reward.members > 1:
             counted = column(batch, COUNTED, reward.members)
+        total = outputs.new_zeros(())
         if reward.attributes:
             total = ratings(outputs, batch, self.scale, counted)
-        else:
-            total = comparisons(outputs, batch, reward, counted)
+        if self.pair_coef:
+            scores = self.member_scores(outputs)
+            total = total + self.pair_coef * comparisons(scores, batch, reward, counted)
         # outputs.sum() * 0: a batch without pairs still touches every parameter.
         return Objective(total + outputs.sum() * 0, self._figures(outputs.detach(), batch))
 
     def items(self, groups: Sequence[TokenGroup]) -> float:
-        """The weight of the pairs; with attributes, the number of ratings."""
-        n = len(self.settings.reward.attributes)
-        if not n:
-            return super().items(groups)
-        return sum(sum(g.extras[f"{RATED}_{j}"]) for g in groups for j in range(n))
+        """The number of ratings plus the weight of the pairs times pair_coef."""
+        n = len(self.scale.mean)
+        rated = sum(sum(g.extras[f"{RATED}_{j}"]) for g in groups for j in range(n))
+        return rated + self.pair_coef * super().items(groups)
 
     def member_scores(self, outputs: Tensor) -> Tensor:
         """(C, members) scores, as `reward_models.outputs` makes them when scoring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 
 import pytest
@@ -29,6 +30,12 @@ def group(attributes=None, judged=True, group_id="g1"):
     return PreferenceGroup(
         group_id, (Message("user", "写一条评论"),), candidates, (vote,) if judged else (), meta
     )
+
+
+@functools.cache
+def words():
+    texts = ["房间很干净。", "写一条评论", "The room was clean."] * 4
+    return train_tokenizer(texts, 300, min_frequency=1, chat_template="chatml")
 
 
 # Bootstrap counts
@@ -79,8 +86,7 @@ def test_ratings_are_masked_where_they_are_missing():
 
 
 def test_a_rated_group_keeps_what_is_rated_or_compared():
-    tokenizer = train_tokenizer(["房间很干净。", "写一条评论", "The room."] * 4, 300)
-    tokenizer.chat_template = train_tokenizer(["a"], 300, chat_template="chatml").chat_template
+    tokenizer = words()
     build_pair = PairBuilder(tokenizer, config(attributes=NAMES), keep_end_token=True)
     rated = {"c": {"helpfulness": 2}}
     made, _ = build_pair(group(rated))
@@ -92,6 +98,12 @@ def test_a_rated_group_keeps_what_is_rated_or_compared():
     assert made.extras["rating_0"] == [2.0]
     assert build_pair(group({})) == "no_attribute"
     assert build_pair(group({"a": {"colour": 3}})) == "no_attribute"
+    # With a weight of its own a comparison is enough.
+    both = PairBuilder(tokenizer, config(attributes=NAMES, pair_coef=2.0), keep_end_token=True)
+    made, _ = both(group({}))
+    assert len(made.completions) == 2
+    assert made.extras["rated_0"] == [0.0, 0.0]
+    assert both(group({}, judged=False)) == "no_pair"
     plain = PairBuilder(tokenizer, config(), keep_end_token=True)
     assert plain(group(rated, judged=False)) == "no_pair"
     assert plain(group(rated))[0].extras == {}
@@ -109,8 +121,7 @@ def test_a_rated_group_keeps_what_is_rated_or_compared():
     ],
 )
 def test_ratings_that_cannot_be_read_are_a_counted_reason(attributes):
-    tokenizer = train_tokenizer(["写一条评论"], 300, chat_template="chatml")
-    build_pair = PairBuilder(tokenizer, config(attributes=NAMES), keep_end_token=True)
+    build_pair = PairBuilder(words(), config(attributes=NAMES), keep_end_token=True)
     assert build_pair(group(attributes)) == "bad_attributes"
 
 
@@ -160,7 +171,8 @@ def test_an_attribute_that_nothing_rates_is_an_error_that_names_the_rated_ones()
         ({"attributes": ["a", "b"], "heads": 3}, "heads=3 is no multiple of the 2 .*Use 2"),
         ({"attributes": ["a", "b"], "attribute_weights": [1]}, "one weight for each.*Give 2"),
         ({"attributes": ["a"], "attribute_weights": [0]}, "makes every score 0"),
-        ({"attributes": ["a"], "margin": True}, "reward.margin=true has no effect.*Use false"),
+        ({"pair_coef": 2}, "pair_coef=2.0 has no effect without reward.attributes.*Use 0"),
+        ({"attributes": ["a"], "margin": True}, "reward.margin=true has no effect.*Use false, or"),
         ({"attributes": ["a"], "center_coef": 0.01}, "center_coef=0.01 has no effect.*Use 0"),
         ({"attributes": ["a"], "length_coef": -1}, "length_coef=-1.0 has no effect"),
     ],
@@ -172,11 +184,19 @@ def test_settings_that_make_no_score_are_refused(reward, message):
         check_reward(config(**reward))
 
 
+def test_with_pairs_beside_the_ratings_the_options_of_pairs_have_an_effect():
+    from align.config_reward import check_reward
+
+    options = {"margin": True, "center_coef": 0.1, "length_coef": 0.2}
+    check_reward(config(attributes=["a"], pair_coef=1.0, **options))
+    check_reward(config(**options))
+
+
 def test_every_attribute_is_an_output_and_the_written_configuration_says_so():
     made = config(attributes=["a", "b", "c"])
     assert made.reward.heads == 3
     assert made.to_dict()["reward"]["heads"] == 3
-    again = build("reward", made.to_dict())
+    again = build("reward", {"reward": made.to_dict()["reward"]})
     assert (again.reward.heads, again.reward.members) == (3, 1)
     assert config(attributes=["a", "b"], heads=4).reward.members == 2
     assert config(heads=4).reward.members == 4

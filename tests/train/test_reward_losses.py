@@ -157,17 +157,19 @@ def test_gradients_of_the_ratings_are_zero_where_nobody_rated():
 # What the options are for
 
 
-def fitted(features, pairs, heads=1, counted=None, **settings):
+def fitted(features, pairs, counted=None, **settings):
     """Weights (features, heads) of linear scores that minimise the comparisons."""
     batch = collate(pairs, 0)
-    weights = torch.zeros(features.shape[1], heads, dtype=torch.float64, requires_grad=True)
+    reward = RewardModel(**settings)
+    weights = torch.zeros(features.shape[1], reward.heads, dtype=torch.float64)
+    weights.requires_grad_(True)
     optimiser = torch.optim.LBFGS(
         [weights], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
     )
 
     def closure():
         optimiser.zero_grad()
-        loss = comparisons(features @ weights, batch, RewardModel(**settings), counted)
+        loss = comparisons(features @ weights, batch, reward, counted)
         loss.backward()
         return loss
 
@@ -204,11 +206,11 @@ def test_only_heads_that_draw_their_own_prompts_disagree_and_more_where_data_are
     ]
     features = torch.stack([gaps / 2, -gaps / 2], dim=1).flatten(0, 1)
     heads = 12
-    alike = fitted(features, pairs, heads, heads=heads)
+    alike = fitted(features, pairs, heads=heads)
     assert alike.std(1).max() < 1e-4
     from align.train.reward_inputs import drawn as times
 
     counted = torch.tensor([[times(f"g{i}", h, 1) for h in range(heads)] for i in range(n)])
-    apart = fitted(features, pairs, heads, counted.repeat_interleave(2, 0).double(), heads=heads)
+    apart = fitted(features, pairs, counted.repeat_interleave(2, 0).double(), heads=heads)
     often, rare = apart.std(1).tolist()
     assert 0.1 < often < rare
