@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -136,6 +137,13 @@ def short(value: Any, limit: int = 80) -> str:
     """A value as it appears in an error message."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # an int may have 400 digits
 
 
 def as_object(obj: Any, *required: str) -> dict[str, Any]:

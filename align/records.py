@@ -8,7 +8,6 @@ and counting live in ``align.jsonl`` and are importable from here too.
 from __future__ import annotations
 
 import hashlib
-import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from align.jsonl import (
     Counts,
     RecordError,
     as_object,
+    is_finite,
     list_field,
     meta_field,
     read_jsonl,
@@ -287,7 +287,7 @@ class PairTarget:
             raise RecordError(f"a pair needs two candidates, got {self.a} and {self.b}")
         if not 0.0 <= self.target <= 1.0:
             raise RecordError(f"target {self.target} is not a probability")
-        if not (math.isfinite(self.weight) and self.weight >= 0.0):
+        if not (is_finite(self.weight) and self.weight >= 0.0):
             raise RecordError(f"weight {self.weight} is not a finite number ≥ 0")
 
     def to_json(self) -> dict[str, Any]:
@@ -342,9 +342,6 @@ def _check_judgement(kind: Any, value: Any) -> None:
             raise RecordError(f"pair judgement {short(value)}: p is not within (0.5, 1]")
         return
     for number in value.values():
-        if number is None and kind == "rank":
-            continue
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise RecordError(f"{kind} judgement {short(value)} has {number!r} for a number")
-        if not math.isfinite(number):
-            raise RecordError(f"{kind} judgement {short(value)} is not finite")
+        if not (is_finite(number) or (number is None and kind == "rank")):
+            reason = f"has {short(number)} where a finite number is expected"
+            raise RecordError(f"{kind} judgement {short(value)} {reason}")

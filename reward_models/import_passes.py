@@ -20,6 +20,7 @@ from align.data.splits import assign
 from align.jsonl import short
 from align.records import Counts, PairTarget, PreferenceGroup, messages_json
 from reward_models.annotations.base import Row, cached_prompt_key, merge
+from reward_models.annotations.intake import place as row_place
 from reward_models.annotations.spool import Spool, digest
 from reward_models.preferences import targets
 
@@ -162,7 +163,10 @@ def write_all(
             for name in ("preferences", "pairs", *SPLITS)
         }
         for where, key, group in collected.merged():
-            place = f"{where[0]}:{where[1]}" if where[0] else None
+            file, line, number = where
+            place = row_place(file, line, number) if file else None
+            # Of an earlier import, whose votes were others.
+            group.meta.pop("aggregated", None)
             made = aggregator.targets(group)
             if not made:
                 written.groups.drop("no_pair", where=place)

@@ -189,7 +189,7 @@ def _read_all(
         before, intake.rows = intake.rows, Counts(file=source.name)
         for group in detection.format.parse(read(source, intake.options), intake):
             row = intake.row
-            quality.observe_shown(group, f"{row.file}:{row.line}" if row else None)
+            quality.observe_shown(group, row.where if row else None)
             escaped += _is_escaped(group)
             collected.add(row, group)
         counts = {"format": detection.format.name, **intake.rows.to_json()}

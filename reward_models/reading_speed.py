@@ -12,7 +12,6 @@ for a fast reader. Twice the fast reader, 600 words and 840 characters a minute,
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -20,6 +19,8 @@ from align.records import PreferenceGroup
 
 WORDS_A_MINUTE, CHARACTERS_A_MINUTE = 600, 840
 UNNAMED = "(unnamed)"
+# Ten years: a longer time is a mistake of a clock.
+MAX_SECONDS = 10 * 365 * 86400
 
 # Han characters and kana are read one by one, everything else by words.
 _CHARACTER = re.compile(
@@ -32,8 +33,9 @@ def note_lead_time(meta: dict[str, Any], annotator: str | None, seconds: Any) ->
 
     Of several times of one annotator the longest counts: nobody is blamed for a correction.
     """
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not math.isfinite(seconds) or seconds <= 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return
+    if not 0 < seconds <= MAX_SECONDS:  # NaN and integers of 400 digits too
         return
     times, name = meta.setdefault("lead_time", {}), annotator or UNNAMED
     times[name] = max(float(seconds), times.get(name, 0.0))

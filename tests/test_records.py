@@ -164,6 +164,9 @@ def test_bad_groups_have_a_reason(row, code):
         ("score", {"a": None}),
         ("score", {"a": True}),
         ("score", {"a": float("nan")}),
+        ("score", {"a": 10**400}),
+        ("rank", {"a": -(10**400)}),
+        ("pair", {"winner": "a", "loser": "b", "p": 10**400}),
         ("rank", {"a": "1"}),
     ],
 )

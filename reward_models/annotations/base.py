@@ -217,6 +217,7 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
         return groups[0]
     first, judgements = groups[0], list(groups[0].judgements)
     meta: dict[str, Any] = {}
+    metas = [first.meta]
     for other in groups[1:]:
         free = list(first.candidates)
         ids = {}
@@ -225,8 +226,15 @@ def merge(groups: Sequence[PreferenceGroup]) -> PreferenceGroup:
             free.remove(same)
             ids[candidate.id] = same.id
         judgements += [_renamed(j, ids) for j in other.judgements]
-    for group in reversed(groups):
-        meta.update(group.meta)
+        metas.append({**other.meta, "attributes": _attributes(other.meta, ids)})
+    rated: dict[str, dict[str, Any]] = {}
+    for said in reversed(metas):
+        meta.update(said)
+        for name, values in _attributes(said, {}).items():
+            rated.setdefault(name, {}).update(values)
+    meta.pop("attributes", None)
+    if rated:
+        meta["attributes"] = rated
     meta.pop("aggregated", None)  # of the votes of one part only
     meta["merged"] = sum(_count(g, "merged", 1) for g in groups)
     if any("both_bad" in g.meta for g in groups):
@@ -267,6 +275,14 @@ def _renamed(judgement: Judgement, ids: dict[str, str]) -> Judgement:
         judgement.source,
         judgement.suspect,
     )
+
+
+def _attributes(meta: dict[str, Any], ids: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The ratings of each candidate (meta's "attributes"), under the ids of another group."""
+    rated: Any = meta.get("attributes")
+    if not isinstance(rated, dict):
+        return {}
+    return {ids.get(name, name): v for name, v in rated.items() if isinstance(v, dict)}
 
 
 def _count(group: PreferenceGroup, name: str, otherwise: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from types import NoneType
 from typing import Any
 
+from align.jsonl import short
 from align.records import Judgement, PreferenceGroup, RecordError
 from reward_models.annotations.base import Format, Intake, make_group, row_by_row
+from reward_models.annotations.fields import number
 
 
 def matches(obj: Any) -> str | None:
@@ -41,9 +42,8 @@ def votes_in(obj: Any) -> int:
 
 def _check(judgement: Judgement) -> None:
     strength: Any = judgement.strength
-    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if strength is not None and not (number and math.isfinite(strength)):
-        raise RecordError(f"strength {strength!r} is not a finite number", code="bad_value")
+    if strength is not None and number(strength) is None:
+        raise RecordError(f"strength {short(strength)} is not a finite number", code="bad_value")
     if not isinstance(judgement.source, str) or not isinstance(judgement.suspect, (str, NoneType)):
         raise RecordError("source and suspect of a judgement must be text", code="bad_value")
 

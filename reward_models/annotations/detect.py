@@ -32,8 +32,8 @@ def format_named(name: str) -> Format:
 def detect(source: str | Path | Source, options: Options | None = None) -> Detection:
     """The one format that most of the first rows have.
 
-    A generic format gives way to any other. Raises UserError naming the candidates where none or
-    more than one fits.
+    In each row a generic format gives way to any other. Raises UserError naming the candidates
+    where none or more than one fits.
     """
     source = as_source(source)
     rows = list(islice(read(source, options), SAMPLE))
@@ -65,12 +65,21 @@ def detect(source: str | Path | Source, options: Options | None = None) -> Detec
 
 
 def fitting(objects: Sequence[Any], formats: Sequence[Format] | None = None) -> list[Detection]:
-    """The formats that at least half of the rows have, whatever the order of the list."""
+    """The formats that at least half of the rows have, whatever the order of the list.
+
+    A row that another format fits is none of a generic one.
+    """
+    asked = FORMATS if formats is None else formats
+    evidence: list[Counter[str]] = [Counter() for _ in asked]
+    for obj in objects:
+        said = [(k, text) for k, known in enumerate(asked) if (text := known.matches(obj))]
+        special = [(k, text) for k, text in said if not asked[k].generic]
+        for k, text in special or said:
+            evidence[k][text] += 1
     found = []
-    for known in FORMATS if formats is None else formats:
-        evidence = Counter(e for e in map(known.matches, objects) if e)
-        n = sum(evidence.values())
+    for known, texts in zip(asked, evidence, strict=True):
+        n = sum(texts.values())
         if n and 2 * n >= len(objects):
-            said = evidence.most_common(1)[0][0]
+            said = texts.most_common(1)[0][0]
             found.append(Detection(known, f"{n} of the first {len(objects)} rows: {said}"))
-    return [d for d in found if not d.format.generic] or found
+    return found

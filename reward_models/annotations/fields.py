@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from align.jsonl import short
+from align.jsonl import is_finite, short
 from align.records import Message, RecordError
 
 
@@ -22,12 +21,7 @@ def text_field(obj: Mapping[str, Any], name: str) -> str:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else (a truth value is no number)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of 400 digits
-        return None
+    return float(value) if is_finite(value) else None
 
 
 def name_of(value: Any) -> str | None:

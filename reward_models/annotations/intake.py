@@ -35,12 +35,25 @@ class Row:
     ends: bool = False
 
     @property
+    def where(self) -> str:
+        """``file:line``, with the row's number where the line does not tell it.
+
+        All rows of an array may stand on one line.
+        """
+        return place(self.file, self.line, self.number)
+
+    @property
     def stem(self) -> str:
         """The file's name without folder and extension (doccano: the annotator)."""
         name = self.file.replace("\\", "/").rpartition("/")[2]
         while Path(name).suffix.lower() in EXTENSIONS:
             name = name[: -len(Path(name).suffix)]
         return name
+
+
+def place(file: str, line: int | None, number: int | None) -> str:
+    """Where a row stands, see ``Row.where``."""
+    return f"{file}:{line}" if line == number else f"{file}:{line} (row {number})"
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Intake:
         """
         if self.row is not row:
             self.begin(row)
-        self.rows.drop(code, where=f"{row.file}:{row.line}")
+        self.rows.drop(code, where=row.where)
         if self._dropped is not None:
             self._dropped.add(id(row))
         used, total = self._votes_before
@@ -107,7 +120,9 @@ class Intake:
         if votes > self.votes.total - total:
             self.drop_vote(code, votes - (self.votes.total - total))
         if row.ends:
-            self.warn(f"{row.file} could be read up to line {row.line} only: {detail}")
+            self.warn(
+                f"{row.file} could be read up to line {row.line}, row {row.number}, only: {detail}"
+            )
         record = {
             "file": row.file,
             "line": row.line,
@@ -133,7 +148,7 @@ class Intake:
 
     def drop_vote(self, reason: str, n: int = 1) -> None:
         """Count something that looks like a vote and is none."""
-        where = f"{self.row.file}:{self.row.line}" if self.row else None
+        where = self.row.where if self.row else None
         self.votes.drop(reason, where=where, n=n)
 
     def warn(self, message: str) -> None:

@@ -9,7 +9,6 @@ derived ``pairs.jsonl`` does: 1 is a vote and 0.5 a tie; a share between is no s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from align.records import (
     parse_messages,
 )
 from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+from reward_models.annotations.fields import number
 
 PROMPT_FIELDS = ("prompt", "conversations", "instruction", "question", "messages", "context")
 
@@ -126,16 +126,16 @@ def _model(obj: dict[str, Any], side: str) -> str | None:
 
 
 def _strength(obj: dict[str, Any]) -> float | None:
-    margin = _number(obj.get("margin"))
+    margin = number(obj.get("margin"))
     if margin is not None:
         return margin
-    high, low = _number(obj.get("score_chosen")), _number(obj.get("score_rejected"))
+    high, low = number(obj.get("score_chosen")), number(obj.get("score_rejected"))
     return None if high is None or low is None else high - low
 
 
 def _verdict(obj: dict[str, Any]) -> dict[str, Any]:
     given = obj.get("target")
-    target = 1.0 if given is None else _number(given)
+    target = 1.0 if given is None else number(given)
     if target == 1.0:
         return {"winner": "chosen", "loser": "rejected"}
     if target == 0.5:
@@ -144,10 +144,7 @@ def _verdict(obj: dict[str, Any]) -> dict[str, Any]:
     raise RecordError(reason, code="soft_target")
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-FORMAT = Format("pairs", "prompt/chosen/rejected rows", matches, row_by_row(convert, votes_in))
+# What other formats' rows look like at first: a transcript may stand in ``prompt``.
+FORMAT = Format(
+    "pairs", "prompt/chosen/rejected rows", matches, row_by_row(convert, votes_in), generic=True
+)

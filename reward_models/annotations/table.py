@@ -11,14 +11,15 @@ that is empty in a row takes no part in it.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from typing import Any
 
 from align.config_errors import UserError
 from align.jsonl import short
 from align.records import Candidate, Judgement, Message, PreferenceGroup, RecordError
+from reward_models.annotations import pairs
 from reward_models.annotations.base import Format, Intake, make_group, prompt_messages, row_by_row
+from reward_models.annotations.fields import number as finite
 from reward_models.annotations.naming import LABELS, is_both_bad, is_tie, read_words
 from reward_models.annotations.table_layout import SEVERAL, Layout, layout_of
 
@@ -28,7 +29,7 @@ def matches(obj: Any) -> str | None:
     if not isinstance(obj, dict) or not all(isinstance(k, str) for k in obj):
         return None
     found = layout_of(tuple(obj))
-    if not isinstance(found, Layout):
+    if not isinstance(found, Layout) or (found.kind == "implied" and pairs.matches(obj)):
         return None
     if any(isinstance(obj[column], (dict, list)) for _, column in found.answers):
         return None
@@ -180,9 +181,10 @@ def _number(value: Any, column: str) -> float | None:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RecordError(f"{column} {short(value)} is no number", code="bad_number")
-    if not math.isfinite(value):
-        raise RecordError(f"{column} is {value}", code="not_finite")
-    return float(value)
+    number = finite(value)
+    if number is None:
+        raise RecordError(f"{column} is {short(value)}", code="not_finite")
+    return number
 
 
 def _text(value: Any) -> Any:

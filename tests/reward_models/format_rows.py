@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reward_models.annotations import FORMATS, Intake
+from reward_models.annotations import Intake, detect
 from reward_models.annotations.base import Row
 from reward_models.preferences import targets
 
@@ -16,8 +16,8 @@ def run(known, *rows):
 
 
 def fitting(row):
-    """Names of the formats that a row fits, without those that give way to any other."""
-    return [f.name for f in FORMATS if not f.generic and f.matches(row)]
+    """Names of the formats that a file of such rows can have."""
+    return [d.format.name for d in detect.fitting([row])]
 
 
 def trained(group, **options):

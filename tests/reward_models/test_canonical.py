@@ -68,6 +68,7 @@ def test_the_same_group_twice_counts_once_and_other_votes_on_it_stay():
         (judged(kind="opinion"), "bad_kind"),
         (judged(strength=float("nan")), "bad_value"),
         (judged(strength="much"), "bad_value"),
+        (judged(strength=10**400), "bad_value"),
         (judged(suspect=["x"]), "bad_value"),
         (changed(meta={"a": float("inf")}), "bad_value"),
         (changed(candidates=GROUP["candidates"][1:] * 2), "duplicate_candidate_id"),

@@ -82,6 +82,23 @@ def test_a_generic_format_gives_way_to_any_other_but_not_to_its_like():
     assert {d.format.name for d in fitting([{}], [plain, plain_too])} == {"plain", "plain_too"}
 
 
+TRANSCRIPT = {"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"}
+
+
+def test_a_transcript_in_the_prompt_is_no_plain_pair():
+    assert [d.format.name for d in fitting([TRANSCRIPT] * 3)] == ["hh_rlhf"]
+    # By row: plain pairs beside them are not taken for transcripts.
+    plain = SAMPLES["pairs"][0]
+    assert [d.format.name for d in fitting([plain, plain, TRANSCRIPT])] == ["pairs"]
+    assert {d.format.name for d in fitting([plain, TRANSCRIPT])} == {"pairs", "hh_rlhf"}
+
+
+def test_chosen_and_rejected_in_a_table_of_other_names_are_a_table():
+    assert [d.format.name for d in fitting([{"问题": "Q", "chosen": "A", "rejected": "B"}])] == [
+        "table"
+    ]
+
+
 def test_no_format_and_two_formats_are_errors_that_name_them(tmp_path):
     def tried(*rows):
         path = tmp_path / "x.jsonl"
@@ -91,11 +108,11 @@ def test_no_format_and_two_formats_are_errors_that_name_them(tmp_path):
         return str(caught.value)
 
     assert "fits no known format; its keys are ['回答', '问']" in tried({"问": "q", "回答": "a"})
-    both = {**SAMPLES["pairs"][0], **SAMPLES["label_studio"][0]}
+    both = {**SAMPLES["shp"][0], **SAMPLES["label_studio"][0]}
     text = tried(both)
     assert "fits more than one format: " in text
     assert "label_studio (1 of the first 1 rows: " in text
-    assert "pairs (1 of the first 1 rows: " in text
+    assert "shp (1 of the first 1 rows: " in text
     assert text.endswith("Choose one with --format.")
 
 

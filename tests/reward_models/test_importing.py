@@ -158,8 +158,55 @@ def test_rejects_say_where_and_why(tmp_path):
     ]
     assert {r["file"] for r in lines(tmp_path / "out/rejects.jsonl")} == {str(source)}
     assert report["rows"]["dropped"] == {"bad_json": 1, "missing_field": 1}
-    assert report["rows"]["examples"]["missing_field"] == f"{source}:4"
+    # The line, and the row's number where it is another one.
+    assert report["rows"]["examples"]["missing_field"] == f"{source}:4 (row 3)"
+    assert report["groups"]["examples"]["no_pair"] == f"{source}:5 (row 4)"
     assert report["groups"]["dropped"] == {"no_pair": 1}
+
+
+def test_the_elements_of_an_array_on_one_line_are_told_apart(tmp_path):
+    source = tmp_path / "in.json"
+    rows = [pair(1, target=0.5), pair(2, "bad"), {"chosen": "x"}, pair(4, "&lt;b&gt;")]
+    source.write_text(json.dumps(rows))
+    report = run(tmp_path / "out", source, ties="drop")
+    assert [(r["line"], r["row"]) for r in lines(tmp_path / "out/rejects.jsonl")] == [
+        (1, 2), (1, 3), (1, 1),
+    ]  # fmt: skip
+    assert report["rows"]["examples"] == {
+        "identical_candidates": f"{source}:1 (row 2)",
+        "missing_field": f"{source}:1 (row 3)",
+    }
+    assert report["groups"]["examples"] == {"no_pair": f"{source}:1"}
+    assert report["quality"]["findings"]["html_escaped"]["rows"] == [f"{source}:1 (row 4)"]
+
+
+def test_a_row_that_makes_several_groups_has_none_that_joined(tmp_path):
+    def reply(name, parent, role, rank, *replies):
+        return {"message_id": name, "parent_id": parent, "role": role, "text": f"text {name}",
+                "rank": rank, "replies": list(replies)}  # fmt: skip
+
+    prompter = [
+        reply("p", "a", "prompter", None, *(reply(f"b{k}", "p", "assistant", k) for k in (0, 1)))
+    ]
+    answers = [reply("a", "q", "assistant", 0, *prompter), reply("c", "q", "assistant", 1)]
+    tree = {"message_tree_id": "q", "prompt": reply("q", None, "prompter", None, *answers)}
+    report = run(tmp_path / "out", write(tmp_path / "in.jsonl", [tree]))
+    assert (report["rows"]["used"], report["comparisons"], report["groups"]["used"]) == (1, 2, 2)
+    assert report["merged_rows"] == 0
+
+
+def test_figures_of_an_earlier_import_do_not_stay(tmp_path):
+    rows = [pair(k, annotator=who) for k in range(3) for who in "xyz"]
+    rows.append({**pair(0), "chosen": "bad", "rejected": "good", "annotator": "w"})
+    source = write(tmp_path / "in.jsonl", rows)
+    run(tmp_path / "a", source, aggregate="dawid_skene")
+    assert all("dawid_skene" in g["meta"]["aggregated"]
+               for g in lines(tmp_path / "a/preferences.jsonl"))  # fmt: skip
+    run(tmp_path / "b", tmp_path / "a/preferences.jsonl")
+    assert not any("aggregated" in g["meta"] for g in lines(tmp_path / "b/preferences.jsonl"))
+    run(tmp_path / "c", tmp_path / "a/preferences.jsonl", aggregate="noisy_bt")
+    assert all(list(g["meta"]["aggregated"]) == ["noisy_bt"]
+               for g in lines(tmp_path / "c/preferences.jsonl"))  # fmt: skip
 
 
 def test_a_file_that_breaks_off_is_a_warning(tmp_path):
@@ -167,7 +214,7 @@ def test_a_file_that_breaks_off_is_a_warning(tmp_path):
     source.write_text(json.dumps([pair(1), pair(2)])[:-20])
     report = run(tmp_path / "out", source)
     assert report["rows"]["dropped"] == {"truncated_file": 1}
-    assert any("could be read up to line 1 only" in w for w in report["warnings"])
+    assert any("could be read up to line 1, row 2, only" in w for w in report["warnings"])
 
 
 def test_several_files_and_formats_are_counted_apart(tmp_path):

@@ -131,10 +131,12 @@ def test_scores_against_the_label_are_suspect_and_give_no_margin():
     groups, _ = run(
         {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 7, "score_rejected": 4.5},
         {"prompt": "q", "chosen": "c", "rejected": "d", "score_chosen": 1, "score_rejected": 3},
+        {"prompt": "q", "chosen": "e", "rejected": "f", "margin": 10**400},
     )
     assert [(j.strength, j.suspect) for g in groups for j in g.judgements] == [
         (2.5, None),
         (None, "rejected_scores_higher"),
+        (None, None),
     ]
     assert targets(groups[1], suspects="drop") == []
 

@@ -157,7 +157,7 @@ def test_lead_times_are_kept_by_annotator():
     note_lead_time(meta, "x", 4)
     note_lead_time(meta, "x", 3.5)
     note_lead_time(meta, None, 2.5)
-    for junk in (None, "4", True, -1, 0, float("nan"), float("inf")):
+    for junk in (None, "4", True, -1, 0, float("nan"), float("inf"), 10**400):
         note_lead_time(meta, "y", junk)
     assert meta == {"lead_time": {"x": 4.0, "(unnamed)": 2.5}}
     assert lead_times(group("q", "a", **meta)) == {"x": 4.0, "(unnamed)": 2.5}

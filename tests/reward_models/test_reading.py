@@ -172,8 +172,10 @@ def test_no_format_and_two_formats_are_errors_that_name_them(tmp_path):
         UserError, match=r"fits no known format; its keys are \['回答', '问'\].*pairs"
     ):
         detected(tmp_path, {"问": "q", "回答": "a"})
-    with pytest.raises(UserError, match=r"more than one format: label_studio.*; pairs.*--format"):
-        detected(tmp_path, {**PAIR, **TASK})
+    with pytest.raises(
+        UserError, match=r"more than one format: canonical.*; label_studio.*--format"
+    ):
+        detected(tmp_path, {**GROUP, **TASK})
     (tmp_path / "bad.jsonl").write_text("{oops\n")
     with pytest.raises(UserError, match=r"no readable row \(bad_json"):
         detect(tmp_path / "bad.jsonl")

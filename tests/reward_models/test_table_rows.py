@@ -141,6 +141,7 @@ WON = {"prompt": "q", "response_1": "x", "response_2": "y", "winner": 1}
         ({**GOOD, "rank_1": float("nan")}, "not_finite"),
         ({**GOOD, "rank_1": "nan"}, "not_finite"),
         ({**GOOD, "rank_1": "inf"}, "not_finite"),
+        ({**GOOD, "rank_1": 10**400}, "not_finite"),
         ({**GOOD, "rank_1": "first"}, "bad_number"),
         ({**GOOD, "rank_1": True}, "bad_number"),
         ({**GOOD, "rank_1": [1]}, "bad_number"),
