@@ -282,7 +282,7 @@ def _attributes(meta: dict[str, Any], ids: dict[str, str]) -> dict[str, dict[str
     rated: Any = meta.get("attributes")
     if not isinstance(rated, dict):
         return {}
-    return {ids.get(name, name): v for name, v in rated.items() if isinstance(v, dict)}
+    return {ids.get(str(name), str(name)): v for name, v in rated.items() if isinstance(v, dict)}
 
 
 def _count(group: PreferenceGroup, name: str, otherwise: int) -> int:

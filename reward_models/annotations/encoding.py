@@ -111,7 +111,8 @@ def guess(head: bytes, whole: bool) -> tuple[str, float]:
     lines = head.split(b"\n")
     lines = [line for line in (lines if whole or len(lines) == 1 else lines[:-1]) if line.strip()]
     wide = [line for line in lines if not line.isascii()]
-    if not wide or any(_is_utf8(line) for line in wide):
+    cut = not whole and len(lines) == 1
+    if not wide or any(_is_utf8(line, cut) for line in wide):
         return "", 0.0
     read = {name: _read_as(b"\n".join(wide), name, whole) for name in GUESSES}
     fitting = [(sum(ch in COMMONEST for ch in text), name) for name, text in read.items() if text]
@@ -119,12 +120,11 @@ def guess(head: bytes, whole: bool) -> tuple[str, float]:
     return found, len(wide) / len(lines) if found else 0.0
 
 
-def _is_utf8(line: bytes) -> bool:
-    """Whether a line is UTF-8, a few broken characters aside."""
-    # Not final: the last line may be cut within a character.
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(line)
-    good = sum(ch > "\x7f" and ch != "\ufffd" for ch in text)
-    return good > 2 * text.count("\ufffd")
+def _is_utf8(line: bytes, cut: bool) -> bool:
+    """Whether a line is UTF-8, a few broken characters aside. cut: it may end within one."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(line, final=not cut)
+    good, bad = sum(ch > "\x7f" and ch != "\ufffd" for ch in text), text.count("\ufffd")
+    return good > 2 * bad or (cut and not bad)
 
 
 def _read_as(raw: bytes, encoding: str, whole: bool) -> str:

@@ -75,6 +75,16 @@ def test_what_cannot_be_read_on_is_one_error_row_that_ends_the_file(
     assert last(tmp_path, content).ends
 
 
+def test_a_window_that_ends_within_a_character_is_no_other_encoding(tmp_path, monkeypatch):
+    text = json.dumps([{"a": "x" * 50 + "é" + "y" * 50}], ensure_ascii=False)
+    cut = text.encode().index("é".encode()) + 1
+    monkeypatch.setattr(reading, "CHUNK", cut)
+    assert rows(tmp_path, text) == [(1, json.loads(text)[0])]
+    # At the end of the file it is half a character.
+    with pytest.raises(UserError, match="reads as Windows-1252"):
+        rows(tmp_path, b'["caf\xe9')
+
+
 def test_damaged_gzip_files(tmp_path):
     whole = gzip.compress(b'{"a": 1}\n' * 20_000, compresslevel=0)
     for damaged in (whole[: len(whole) // 2], whole[:-200] + b"\xff" * 192 + whole[-8:]):
