@@ -52,9 +52,10 @@ def init_head(model: Any, seed: int = 0) -> None:
     """Initialise the head in place: weights of standard deviation 1/√(d+1), bias zero.
 
     The scores of an untrained model then have variance about 1 whatever the width. Stiennon et al.
-    2020 (arXiv:2009.01325) write N(0, 1/(d+1)), which is the variance: the code of Huang et al. 2024
-    (arXiv:2403.17031) has std = 1/√(d+1). Each output has a seed of its own: it starts alike however many others
-    there are. Sampled on the CPU, so every device and rank gets the same numbers.
+    2020 (arXiv:2009.01325) write N(0, 1/(d+1)), which is the variance: the code of Huang et al.
+    2024 (arXiv:2403.17031) has std = 1/√(d+1). Each output has a seed of its own: it starts alike
+    however many others there are. Sampled on the CPU, so every device and rank gets the same
+    numbers.
     """
     _, head = find_head(model)
     std = 1.0 / math.sqrt(head.in_features + 1)

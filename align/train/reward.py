@@ -7,9 +7,9 @@
 
 t: share of votes for a; m: margin; c: reward.center_coef; l: reward.length_coef. A group's weights
 add up to 1, so one prompt counts once however many candidates it has (Ouyang et al. 2022, section
-3.5). Ratings, with reward.attributes: y_j is a candidate's rating of attribute j, and r the weighted
-sum of the attributes. p: reward.pair_coef; without it pairs only measure. Several heads are
-averaged, each counting a prompt as often as its bootstrap drew it.
+3.5). Ratings, with reward.attributes: y_j is a candidate's rating of attribute j, and r is the
+weighted sum of the attributes. p: reward.pair_coef; without it pairs only measure. Several heads
+are averaged, each counting a prompt as often as its bootstrap drew it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 
 import pytest
 import tiny_rewards as tiny
@@ -11,7 +12,8 @@ import tiny_rewards as tiny
 from align.config_errors import UserError
 from align.records import Message
 from reward_models import score_file as module
-from reward_models.score_file import fingerprint, score_file
+from reward_models.contract import Attribute
+from reward_models.score_file import bar, fingerprint, score_file
 from reward_models.scorer import Scorer
 
 ROWS = [
@@ -103,8 +105,8 @@ def interrupted(scorer, source, output, after):
         score_file(scorer, source, output, mark="m", progress=progress)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 25])
-def test_an_interrupted_run_goes_on_and_ends_alike(scorer, tmp_path, monkeypatch, cut):
+@pytest.mark.parametrize(("cut", "kept"), [(0, 6), (1, 4), (25, 4), (100_000, 0)])
+def test_an_interrupted_run_goes_on_and_ends_alike(scorer, tmp_path, monkeypatch, cut, kept):
     monkeypatch.setattr(module, "CHUNK", 2)
     source = write(tmp_path / "in.jsonl", ROWS)
     wanted = score_file(scorer, source, tmp_path / "whole.jsonl", mark="m")
@@ -112,14 +114,25 @@ def test_an_interrupted_run_goes_on_and_ends_alike(scorer, tmp_path, monkeypatch
     interrupted(scorer, source, output, after=6)
     assert not output.exists()
     with open(partial, "rb+") as file:  # the last line was half written
-        file.truncate(partial.stat().st_size - cut)
+        file.truncate(max(0, partial.stat().st_size - cut))
     counts = score_file(scorer, source, output, mark="m")
-    assert counts == {**wanted, "resumed": 6 if cut == 0 else 5}
+    # Of a chunk that is not complete nothing is kept: the batches are those of the first run.
+    assert counts == {**wanted, "resumed": kept}
     assert not partial.exists()
-    for got, want in zip(read(output), read(tmp_path / "whole.jsonl"), strict=True):
-        assert got.keys() == want.keys()
-        assert got.get("score") == pytest.approx(want.get("score"), abs=1e-6)
-        assert got.get("scores") == pytest.approx(want.get("scores"), abs=1e-6)
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_resumed_run_counts_errors_and_cuts_once(scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 3)
+    rows = [ROWS[6], ROWS[10], ROWS[0], ROWS[10], ROWS[7], ROWS[10], ROWS[1]]
+    source = write(tmp_path / "in.jsonl", rows)
+    wanted = score_file(scorer, source, tmp_path / "whole.jsonl", mark="m")
+    assert (wanted["errors"], wanted["truncated"]) == (2, 3)
+    output = tmp_path / "out.jsonl"
+    interrupted(scorer, source, output, after=6)
+    with open(tmp_path / "out.jsonl.partial", "rb+") as file:
+        file.truncate(file.seek(0, 2) - 3)
+    assert score_file(scorer, source, output, mark="m") == {**wanted, "resumed": 3}
 
 
 def test_a_finished_output_is_kept_and_new_rows_are_added(scorer, tmp_path):
@@ -192,6 +205,41 @@ def test_a_score_that_is_not_finite_is_an_error_of_the_row(tmp_path):
     (line,) = read(tmp_path / "out.jsonl")
     assert line["score"] is None
     assert line["error"].startswith("not_finite")
+
+
+def test_an_ensemble_says_how_far_its_heads_disagree(tmp_path):
+    scorer = Scorer(loaded=tiny.loaded(heads=3, scores=[0.0, 4.0]))  # mean 2, deviation 2
+    source = write(tmp_path / "in.jsonl", [ROWS[0], ROWS[2]])
+    score_file(scorer, source, tmp_path / "out.jsonl", mark="m")
+    one, three = read(tmp_path / "out.jsonl")
+    heads = scorer.score_heads([[Message("user", "写一条酒店评论")]], ["房间很干净。"])[0]
+    assert one["score"] == pytest.approx(statistics.fmean(heads), abs=1e-6)
+    assert one["uncertainty"] == pytest.approx(statistics.stdev(heads), abs=1e-6)
+    assert len(three["scores"]) == len(three["uncertainty"]) == 3
+    score_file(scorer, source, tmp_path / "again.jsonl", mark="m", calibrated=True)
+    calibrated = read(tmp_path / "again.jsonl")[0]
+    assert calibrated["score"] == pytest.approx((one["score"] - 2) / 2, abs=1e-6)
+    assert calibrated["uncertainty"] == pytest.approx(one["uncertainty"] / 2, abs=1e-6)
+
+
+def test_attributes_are_written_in_their_own_unit(tmp_path):
+    rated = [Attribute("helpfulness", 0.5, 3.0, 2.0), Attribute("verbosity", -1.0, 1.0, 0.5)]
+    scorer = Scorer(loaded=tiny.loaded(heads=2, attributes=rated))
+    source = write(tmp_path / "in.jsonl", [ROWS[0], ROWS[4]])
+    score_file(scorer, source, tmp_path / "out.jsonl", mark="m")
+    one, two = read(tmp_path / "out.jsonl")
+    a, b = scorer.score_heads([[Message("user", "写一条酒店评论")]], ["房间很干净。"])[0]
+    found = {"helpfulness": 3 + 2 * a, "verbosity": 1 + b / 2}
+    assert one["score_attributes"] == pytest.approx(found, abs=1e-6)
+    assert one["score"] == pytest.approx(1.5 + a - 1 - b / 2, abs=1e-6)
+    assert "uncertainty" not in one
+    assert [row.keys() for row in two["score_attributes"]] == [found.keys()] * 2
+
+
+def test_the_bar():
+    assert bar(0, 8) == f"[{'.' * 30}] 0/8 rows"
+    assert bar(4, 8) == f"[{'#' * 15}{'.' * 15}] 4/8 rows"
+    assert bar(8, 8) == f"[{'#' * 30}] 8/8 rows"
 
 
 def test_the_fingerprint_tells_what_changes_a_score(tmp_path):

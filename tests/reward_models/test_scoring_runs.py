@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny_rewards as tiny
+import torch
 
 from align.records import Message
 from reward_models import score_file as module
@@ -84,14 +85,14 @@ def test_a_text_is_scored_once_and_its_scores_are_equal_to_the_last_bit():
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    model, items = tiny.save(tmp_path / "rm"), rows(6000)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    model, items = tiny.save(tmp_path / "rm", heads=2), rows(3000)
     source, output = write(tmp_path / "in.jsonl", items), tmp_path / "out.jsonl"
-    command = ["score", "--model", str(model), "--input", str(source), "--output", str(output)]
+    command = ["score", "--model", str(model), "--input", str(source), "--batch_size", "4"]
     run = subprocess.Popen(
-        [sys.executable, "-m", "reward_models", *command, "--batch_size", "4"], cwd=ROOT,
+        [sys.executable, "-m", "reward_models", *command, "--output", str(output)], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     partial = tmp_path / "out.jsonl.partial"
     while run.poll() is None and not (partial.exists() and partial.stat().st_size > 100_000):
@@ -100,11 +101,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     kept = partial.read_bytes().count(b"\n")
     assert 0 < kept < len(items)
-    assert main([*command, "--batch_size", "32"]) == 0
-    lines = read(output)
-    assert [row["id"] for row in lines] == list(range(len(items)))
+    assert main([*command, "--output", str(output)]) == 0
     assert not partial.exists()
-    scorer = Scorer(model)
-    for row in (lines[0], lines[kept - 1], lines[kept], lines[-1]):
-        alone = scorer.score([[Message("user", row["prompt"])]], [row["completion"]])[0]
-        assert row["score"] == pytest.approx(alone, abs=1e-5)
+    assert main([*command, "--output", str(tmp_path / "whole.jsonl")]) == 0
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert [row["id"] for row in read(output)] == list(range(len(items)))
+    # Another batch size goes on too, with scores that differ by rounding alone.
+    partial.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:kept]))
+    output.unlink()
+    assert main([*command, "--batch_size", "32", "--output", str(output)]) == 0
+    for one, other in zip(read(output), read(tmp_path / "whole.jsonl"), strict=True):
+        assert one["id"] == other["id"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert one["uncertainty"] == pytest.approx(other["uncertainty"], abs=1e-5)
