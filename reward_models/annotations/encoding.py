@@ -67,6 +67,12 @@ def mark_of(head: bytes) -> str | None:
     return next((name for mark, name in MARKS if head.startswith(mark)), None)
 
 
+def unmarked(head: bytes) -> bytes:
+    """The beginning of a file without its byte order mark."""
+    mark = next((mark for mark, _ in MARKS if head.startswith(mark)), b"")
+    return head[len(mark) :]
+
+
 def as_utf8(file: BinaryIO, head: bytes, encoding: str | None) -> Any:
     """The file as UTF-8. encoding: what the user said; a byte order mark is stronger."""
     encoding = mark_of(head) or encoding

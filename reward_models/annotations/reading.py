@@ -19,13 +19,15 @@ from align.config_errors import UserError
 from reward_models.annotations.archives import BROKEN, Source, as_source, is_workbook
 from reward_models.annotations.binary_tables import arrow_rows, parquet_rows, seekable, xlsx_rows
 from reward_models.annotations.columns import renamed
-from reward_models.annotations.encoding import as_utf8, check_encoding
+from reward_models.annotations.encoding import as_utf8, check_encoding, unmarked
 from reward_models.annotations.intake import Options, Row
 from reward_models.annotations.tables import csv_rows
 
 CHUNK = 1 << 16
 MAX_ROW_BYTES = 64 << 20
 MAX_DEPTH = 100
+# White space, and what a crash leaves of a file.
+NOTHING = b" \t\r\n\v\f\0"
 TOO_DEEP = ("bad_json", f"nested over {MAX_DEPTH} deep")
 # What other files begin with: name → how to make them readable.
 UNREADABLE = {
@@ -60,7 +62,7 @@ def read_as_named(source: str | Path | Source, options: Options) -> Iterator[Row
     except BROKEN as error:
         reason = f"cannot be read: {error}"
         raise UserError("input", source.name, reason, "Check the file") from None
-    if not head.strip():
+    if not unmarked(head).strip(NOTHING):
         raise UserError("input", source.name, "is empty", "Export the annotations again")
     with source.open() as file:
         yield from _rows(file, head, source.name, options)

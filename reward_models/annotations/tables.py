@@ -187,6 +187,9 @@ def header_of(cells: Sequence[Any], name: str, line: int) -> list[str]:
 
 
 def _csv_row(cells: list[str], header: list[str], name: str, line: int, number: int) -> Row:
+    if [cell.strip() for cell in cells] == header:  # of a file that was appended to this one
+        detail = "the header stands here again"
+        return Row(name, line, number, error=("repeated_header", detail))
     if "\udcff" in "".join(cells):
         detail = "not in the encoding of the file"
         return Row(name, line, number, error=("bad_encoding", detail))
