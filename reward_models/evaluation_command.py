@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Scores held-out groups, or a benchmark's rows, and prints and writes the figures."""
-    paths = output_paths(args.output)
+    paths = _checked(args)
     result = _benchmark(args) if args.protocol else _groups(args)
     _finish(result, {"model": args.model, "input": args.input}, paths)
     return 0
@@ -75,6 +76,7 @@ def _groups(args: argparse.Namespace) -> dict[str, Any]:
     if not (result["eval_pairs"] or result["eval_ties"] or result["best_of_n"]):
         raise UserError("input", args.input, "has neither votes nor gold scores", "Add one of them")
     result["rows"], result["truncated"] = intake.rows.to_json(), scorer.truncated
+    result["answers"] = sum(len(g.candidates) for g in groups)
     result["groups"] = {"scored": len(kept), "dropped": dict(dropped)}
     return result
 
@@ -94,7 +96,10 @@ def _benchmark(args: argparse.Namespace) -> dict[str, Any]:
     found = [item for item, _ in kept], [row for _, row in kept]
     _check_finite(args.model, found[1])
     result = evaluate_items(args.protocol, *found, lengths, seed=args.seed)
-    return {**result, "rows": counts.to_json(), "truncated": scorer.truncated}
+    answers = sum(len(item.answers) for item in items)
+    return {
+        **result, "rows": counts.to_json(), "truncated": scorer.truncated, "answers": answers,
+    }  # fmt: skip
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -103,7 +108,7 @@ def compare(args: argparse.Namespace) -> int:
         raise UserError("model", args.model, "is not two models", "Give --model A --model B")
     from reward_models.evaluation_compare import compare_scores
 
-    paths = output_paths(args.output)
+    paths = _checked(args)
     intake = Intake()
     groups = read_groups(args.input, intake)
     _check_targets(args, groups)
@@ -126,6 +131,7 @@ def compare(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     result["rows"], result["truncated"] = intake.rows.to_json(), truncated
+    result["answers"] = sum(len(g.candidates) for g in groups)
     result["groups"] = {"scored": len(at), "dropped": dict(dropped)}
     _finish(result, {"A": args.model[0], "B": args.model[1], "input": args.input}, paths)
     return 0
@@ -171,6 +177,13 @@ def score_answers(
     return [None if rows is None else [found[ids] for ids in rows] for rows in encoded], dropped
 
 
+def _checked(args: argparse.Namespace) -> tuple[Path, Path] | None:
+    """The output's paths; what the parser lets through is an error before a model is loaded."""
+    if args.seed < 0:
+        raise UserError("seed", args.seed, "is below 0", "Use 0 or more")
+    return output_paths(args.output)
+
+
 def output_paths(given: str | None) -> tuple[Path, Path] | None:
     """(JSON file, HTML file) of --output: a file's name ends with .json, all else is a folder."""
     if given is None:
@@ -182,6 +195,10 @@ def output_paths(given: str | None) -> tuple[Path, Path] | None:
         path = path / "report.json"
     if path.is_dir():
         raise UserError("output", str(path), "is a folder", "Give a file or another folder")
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = f"cannot be written: {there} is no folder that can be written to"
+        raise UserError("output", given, reason, "Give another place")
     return path, path.with_suffix(".html")
 
 
@@ -230,10 +247,14 @@ def _finish(result: dict[str, Any], about: dict[str, Any], paths: tuple[Path, Pa
     from reward_models.evaluation_report import render
 
     text = json.dumps({**about, **result}, ensure_ascii=True, indent=2, allow_nan=False)
-    write_atomic(paths[0], text + "\n")
     # A lone surrogate of the input has no UTF-8 form.
     page = render(result, about).encode("utf-8", "replace").decode("utf-8")
-    write_atomic(paths[1], page)
+    try:
+        write_atomic(paths[0], text + "\n")
+        write_atomic(paths[1], page)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror}"
+        raise UserError("output", str(paths[0]), reason, "Give another place") from None
     print(f"-> {paths[0]}, {paths[1]}")
 
 
@@ -246,7 +267,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
             used = counts.get("used", counts.get("scored"))
             yield f"{name:<24}{used} used" + (f", dropped: {dropped}" if dropped else "")
     if result["truncated"] not in (0, [0, 0]):
-        yield f"{'truncated':<24}{result['truncated']} answers"
+        yield f"{'truncated':<24}{result['truncated']} of {result['answers']} answers"
     kind: Callable[[dict[str, Any]], Iterator[str]] = _pair_lines
     if "protocol" in result:
         kind = _benchmark_lines

@@ -106,7 +106,9 @@ def read_items(path: str, protocol: str) -> tuple[list[Any], Counts]:
         said = "; ".join(
             f"{n} {code} ({counts.examples[code]})" for code, n in counts.dropped.most_common(3)
         )
-        raise UserError("input", path, f"has no {protocol} row: {said}", "See docs/reward_models")
+        raise UserError(
+            "input", path, f"has no {protocol} row: {said}", "See docs/reward_models.md"
+        )
     return items, counts
 
 

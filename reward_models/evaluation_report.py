@@ -18,16 +18,18 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line);
-         vertical-align: top; overflow-wrap: anywhere; }
+         vertical-align: top; overflow-wrap: break-word; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.t { white-space: pre-wrap; min-width: 12rem; } tr.total td { font-weight: 600; }
+td.t { white-space: pre-wrap; min-width: 12rem; overflow-wrap: anywhere; }
+tr.total td { font-weight: 600; }
 .soft { color: var(--soft); } .big { font-size: 1.15rem; }
 .warn { background: var(--warn); padding: .5rem 1rem; border-radius: 6px; }
 .pair { display: flex; flex-wrap: wrap; gap: 1rem; } .pair > figure { flex: 1 1 26rem; margin: 0; }
-.bar { background: var(--line); height: .6rem; width: 10rem; position: relative; }
+.bar { background: var(--line); height: .6rem; width: 10rem; position: relative;
+       margin-top: .4rem; }
 .bar i { background: var(--c0); height: 100%; display: block; }
 .bar b { position: absolute; top: -.15rem; bottom: -.15rem; width: 2px; background: var(--c1); }
-.bar u { position: absolute; top: .25rem; height: .1rem; background: var(--ink); }
+.bar u { position: absolute; top: .25rem; height: 2px; background: var(--ink); }
 svg { width: 100%; max-width: 38rem; height: auto; }
 svg text { fill: var(--soft); font-size: 12px; }
 svg .rule { stroke: var(--line); } svg .zero { stroke: var(--soft); }
@@ -40,7 +42,8 @@ svg .band { opacity: .18; stroke: none; }
         f"{{ fill: var(--c{i}); background: var(--c{i}); }}\n"
         for i in range(4)
     )
-    + "i.key { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; }"
+    + "i.key { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; } "
+    + "span.key { white-space: nowrap; margin-right: .8rem; }"
 )
 
 PAGE = """<!doctype html>
@@ -74,7 +77,8 @@ MACROS = """
 {% macro plain(f) %}<td class="n">{{ number(f.value) }}</td>
 <td class="n">{% if f.low is none %}–{% else %}{{ number(f.low) }} to {{ number(f.high) }}
 {%- endif %}</td>{% endmacro %}
-{% macro key(i, text) %}<i class="key c{{ i }}"></i> {{ text }} {% endmacro %}
+{% macro key(i, text) %}<span class="key">
+<i class="key c{{ i }}"></i> {{ text }}</span> {% endmacro %}
 """
 
 PAIRS = (
@@ -267,10 +271,11 @@ def _percent(value: float, low: float | None, high: float | None) -> str:
 
 def advice(result: dict[str, Any]) -> list[str]:
     """What to watch, one sentence each; only what stands out."""
+    said = _shortened(result)
+    if missing := result.get("in_no_section"):
+        said.append(f"In no section: {', '.join(missing)}.")
     if "eval_temperature" not in result:
-        missing = result.get("in_no_section")
-        return [f"In no section: {', '.join(missing)}."] if missing else []
-    said = []
+        return said
     bias = result["length_bias"]
     if bias and (low := bias["gain_over_length"]["low"]) is not None and low <= 0:
         said.append(
@@ -289,3 +294,12 @@ def advice(result: dict[str, Any]) -> list[str]:
     if result["eval_accuracy_high"] - result["eval_accuracy_low"] > 0.1:
         said.append("The interval of the accuracy is wide: take more pairs before comparing.")
     return said
+
+
+def _shortened(result: dict[str, Any]) -> list[str]:
+    """Said where a model did not see the ends of a tenth of the answers or more."""
+    found, answers = result.get("truncated", 0), result.get("answers", 0)
+    most = max(found) if isinstance(found, list) else found
+    if not answers or 10 * most < answers:
+        return []
+    return [f"{most} of {answers} answers were too long: the model read them shortened."]

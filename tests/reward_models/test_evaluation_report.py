@@ -129,6 +129,20 @@ def test_advice_says_what_stands_out():
     assert " ".join(advice(evaluate_scores(groups * 8, good * 8, resamples=100))) == ""
 
 
+def test_advice_about_shortened_answers_and_strange_subsets():
+    tie = Judgement(None, "pair", {"tie": ["a", "b"]})
+    result = evaluate_scores([group(tie, texts=("x", "y"))], [[1.0, 0.0]])
+    told = ["3 of 30 answers were too long: the model read them shortened."]
+    assert advice({**result, "truncated": 3, "answers": 30}) == told
+    assert advice({**result, "truncated": 2, "answers": 30}) == []
+    assert advice({"pair_agreement": {}, "truncated": [0, 3], "answers": 30}) == told
+    bench = evaluate_items("rewardbench", [Item("mine", "p", ("a",), ("b",))], [[1.0, 0.0]])
+    assert advice({**bench, "truncated": 1, "answers": 2}) == [
+        "1 of 2 answers were too long: the model read them shortened.",
+        "In no section: mine.",
+    ]
+
+
 def test_ticks_are_round_and_inside():
     assert charts.ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert charts.ticks(-3.2, 7.1) == pytest.approx([-2.0, 0.0, 2.0, 4.0, 6.0])

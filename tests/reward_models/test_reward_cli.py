@@ -109,6 +109,16 @@ def test_evaluate_writes_a_page_beside_the_figures(checkpoint, tmp_path, capsys)
     capsys.readouterr()
 
 
+def test_shortened_answers_are_told(checkpoint, tmp_path, capsys):
+    rows = [{**PAIRS[0], "chosen": "long " * 400}, PAIRS[1]]
+    source, output = write(tmp_path / "test.jsonl", rows), tmp_path / "r.json"
+    command = ["evaluate", "--model", str(checkpoint), "--input", str(source)]
+    assert main([*command, "--max_length", "60", "--output", str(output)]) == 0
+    assert "truncated               1 of 4 answers" in capsys.readouterr().out
+    told = "1 of 4 answers were too long: the model read them shortened."
+    assert told in output.with_suffix(".html").read_text("utf-8")
+
+
 def test_equal_texts_get_equal_scores_in_any_batch(checkpoint, tmp_path, capsys):
     # The same answers under longer and longer company, in batches of three.
     rows = [{"prompt": "q", "completions": ["same", "long " * n, "same"], "gold": [1, 0, 1]}
@@ -234,6 +244,15 @@ def test_evaluate_merges_rows_about_the_same_answers(checkpoint, tmp_path, capsy
         (["evaluate", "--model", "MODEL", "--input", "SAME"], "no usable row.*identical"),
         (["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "GOOD"], "is a file"),
         (["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "f.json"], "is a folder"),
+        (
+            ["evaluate", "--model", "MODEL", "--input", "GOOD", "--output", "page.json"],
+            r"output='page.json' cannot be written",  # page.html is a folder
+        ),
+        (
+            ["evaluate", "--model", "nowhere", "--input", "GOOD", "--output", "good.jsonl/f.json"],
+            r"output='good.jsonl/f.json' cannot be written: .*good\.jsonl is no folder",
+        ),
+        (["evaluate", "--model", "nowhere", "--input", "GOOD", "--seed", "-1"], "seed=-1 is below"),
         (["evaluate", "--model", "MODEL", "--input", "UNJUDGED"], "neither votes nor gold"),
         (
             ["evaluate", "--model", "nowhere", "--input", "GOOD", "--aggregate", "dawid_skene"],
@@ -251,6 +270,7 @@ def test_wrong_input_is_exit_code_2(checkpoint, tmp_path, monkeypatch, capsys, c
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").write_text(" \n")
     (tmp_path / "f.json").mkdir()
+    (tmp_path / "page.html").mkdir()
     files = {
         "MODEL": str(checkpoint),
         "GOOD": str(write(tmp_path / "good.jsonl", PAIRS)),
