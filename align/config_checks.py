@@ -290,17 +290,15 @@ def _not_here_yet(config: Config) -> None:
             "rollout.engine", config.rollout.engine, "is not in this version", "Use 'hf'"
         )
     for i, reward in enumerate(config.rewards):
-        if reward.calibrated and reward.kind != "model":
-            raise not_calibrated(f"rewards.{i}.calibrated", reward.kind)
+        if reward.calibrated:
+            check_calibrated(f"rewards.{i}.calibrated", reward.kind)
 
 
-def not_calibrated(field: str, kind: str) -> UserError:
-    """Return the error for a function or a server that is asked for calibrated scores."""
-    if kind == "http":
-        reason = "is for kind model: a server says itself what its scores are"
-        return UserError(field, True, reason, "Use false, and serve with --calibrated")
-    reason = f"is for reward models: a {kind} has no reference samples"
-    return UserError(field, True, reason, "Use false")
+def check_calibrated(field: str, kind: str) -> None:
+    """Raise UserError for a function that is asked for calibrated scores."""
+    if kind == "function":
+        reason = "is for reward models: a function has no reference samples"
+        raise UserError(field, True, reason, "Use false")
 
 
 def _divisor_near(total: int, wanted: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from align.config_checks import not_calibrated
+from align.config_checks import check_calibrated
 from align.config_errors import UserError, nearest
 from align.records import Message
 
@@ -127,7 +127,8 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
     """Build the rewards of a configuration.
 
     sources: the `rewards` list; each item has kind (model | function | http), path, weight and
-    calibrated, as attributes or keys. device: where reward models run.
+    calibrated, as attributes or keys. device: where reward models run. calibrated: a model's scores
+    in standard deviations of its reference samples; of a server, that it says the same of its own.
     Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
     model or function that cannot be loaded, or a server that does not answer.
     """
@@ -158,8 +159,8 @@ def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, index:
     if not path:
         fix = "Give a checkpoint, a function or a URL"
         raise UserError(f"{field}.path", path, "is missing", fix)
-    if calibrated and kind != "model":
-        raise not_calibrated(f"{field}.calibrated", kind)
+    if calibrated:
+        check_calibrated(f"{field}.calibrated", kind)
     if kind == "function":
         from align.rewards.function import FunctionReward
 
@@ -167,7 +168,7 @@ def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, index:
     if kind == "http":
         from align.rewards.http import HttpReward
 
-        return HttpReward(path, field=f"{field}.path", index=index)
+        return HttpReward(path, field=f"{field}.path", index=index, calibrated=calibrated)
     from align.rewards.model import ModelReward
 
     return ModelReward(path, device, calibrated=calibrated, field=f"{field}.path")

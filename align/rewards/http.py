@@ -1,13 +1,11 @@
 """A reward model on another machine, or in another process, asked over HTTP.
 
 The client of ``python -m reward_models serve``. Messages and texts are sent, and the server renders
-them with its own template. Standard library alone: one connection, kept open; no proxy of the
-environment and no redirect is followed, so that a token goes nowhere else.
+them with its own template.
 """
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import json
 import os
@@ -22,25 +20,33 @@ from align.config_errors import NO_VALUE, UserError
 from align.config_files import check_url
 from align.records import Message
 from align.rewards.base import RewardError, checked
+from align.rewards.http_link import Answer, Links, address, named, reason, retry_after
 
 TOKEN = "ALIGN_REWARD_TOKEN"
+MODEL = "Reward-Model"  # header of answers: what gave the scores
 TEXTS = 64  # in one request
-CONNECT_S, ANSWER_S = 10.0, 180.0
-ATTEMPTS = 8
+ANSWER_S = 180.0
+ATTEMPTS = 16
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 MAX_ASKED_WAIT_S = 120.0  # a server that asks for more is tried again after this
+# No attempt begins later: other ranks wait meanwhile, and give up after ten minutes.
+PATIENCE_S = 360.0
+QUIET_S = 4.0  # of waiting, before a word is said about it
 RETRIED = {408, 425, 429, *range(500, 600)}
-MAX_ANSWER = 64 << 20
 
 
 class HttpReward:
     """Scores with a reward server; scores come back in the order of the texts, or not at all.
 
     path: http(s)://host:port, to which /score is added, or a whole URL that takes
-    ``{"items": [{"prompt", "completion"}, …]}`` and answers ``{"scores": [number, …]}``.
+    ``{"items": [{"prompt", "completion"}, …]}`` and answers ``{"scores": [number, …]}``; with
+    ``?model=NAME`` the server of ``serve`` refuses where it serves another model.
+    calibrated: what scores must be, where the server says it; None: either.
     token: sent as ``Authorization: Bearer``; by default ALIGN_REWARD_TOKEN_<i> of the environment
-    where the reward is the i-th, else ALIGN_REWARD_TOKEN. attempts: of one request, with waits of
-    FIRST_WAIT_S · 2^k between them, half of it random, or what Retry-After says.
+    where the reward is the i-th, else ALIGN_REWARD_TOKEN. texts: in one request. timeout: seconds
+    for its answer. attempts: of one request, with waits of FIRST_WAIT_S · 2^k between them, half of
+    it random, or what Retry-After says; none begins after PATIENCE_S.
+    model: the server's name for what it serves; another one in a later answer is a RewardError.
     Raises UserError, naming field, where the URL is none or the server does not score a first text;
     RewardError naming URL, attempts and last cause where it fails later.
     One thread at a time; every process has its own connection.
@@ -52,6 +58,7 @@ class HttpReward:
         *,
         field: str = "rewards.path",
         index: int | None = None,
+        calibrated: bool | None = None,
         token: str | None = None,
         attempts: int = ATTEMPTS,
         texts: int = TEXTS,
@@ -59,19 +66,20 @@ class HttpReward:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_url(field, path)
-        parts = urlsplit(path)
-        self.url = path if parts.path.strip("/") else f"{path.rstrip('/')}/score"
-        self.name = parts.netloc
-        self.attempts, self.texts, self.timeout, self._sleep = attempts, texts, timeout, sleep
+        self.url, self._health = address(path)
+        self.name = urlsplit(path).netloc
+        self.attempts, self.texts, self._sleep = attempts, texts, sleep
         self._token = token if token is not None else _environment_token(index)
-        self._link: _Link | None = None
+        self._links = Links(self.url, timeout)
         self._chance = random.Random(os.urandom(8))  # the seeded generator is the training's
+        self.model: str | None = None
+        self._check_unit(field.removesuffix("path") + "calibrated", calibrated)
         try:
             self._ask([[Message("user", "?")]], ["!"], attempts=min(attempts, 3))
         except RewardError as error:
             fix = "Start it with python -m reward_models serve, then start this run"
-            if isinstance(error, _Refusal) and error.status in (401, 403):
-                fix = f"Set {TOKEN} to the server's token"
+            if isinstance(error, _Refusal):
+                fix = _FIXES.get(error.status, "Look at the address")
             raise UserError(field, path, f"does not score: {error}", fix) from error
 
     def __call__(
@@ -83,6 +91,28 @@ class HttpReward:
             part = slice(start, start + self.texts)
             scores += self._ask(prompts[part], completions[part], start=start)
         return checked(self.name, scores, completions)
+
+    def told(self) -> dict[str, Any]:
+        """What the server's /health says; {} where there is none, or nothing that can be read."""
+        if self._health is None:
+            return {}
+        try:
+            answer = self._links.ask("GET", self._health, None, self._headers())
+            value = json.loads(answer.body) if answer.status == 200 else {}
+        except (OSError, http.client.HTTPException, ValueError):
+            return {}  # the first text will show what is wrong
+        return value if isinstance(value, dict) else {}
+
+    def _check_unit(self, field: str, calibrated: bool | None) -> None:
+        """The unit of scores is part of a configuration: config.yaml must not say another."""
+        said = self.told().get("calibrated") if calibrated is not None else None
+        if calibrated and said is None:
+            why = f"cannot be checked: {self.url} does not say what its scores are"
+            raise UserError(field, True, why, "Use false, or a server of this version")
+        if said is not None and said != calibrated:
+            why = f"is not what {self.url} serves: {'calibrated' if said else 'raw'} scores"
+            fix = f"Change it, or start the server with{'out' if said else ''} --calibrated"
+            raise UserError(field, calibrated, why, fix)
 
     def _ask(
         self,
@@ -110,7 +140,18 @@ class HttpReward:
                 *self._ask(prompts[:half], completions[:half], start=start),
                 *self._ask(prompts[half:], completions[half:], start=start + half),
             ]
-        return self._scores(answer, len(items), start, about)
+        self._same_model(answer.headers.get(MODEL))
+        return self._scores(answer.body, len(items), start, about)
+
+    def _same_model(self, found: str | None) -> None:
+        """A reward that changes in the middle of a run is no reward."""
+        if self.model is None:
+            self.model = found
+        elif found != self.model:
+            raise RewardError(
+                f"{self.url} now serves {found or 'a model without a name'}; this run began with "
+                f"{self.model}. Serve that one again and resume"
+            )
 
     def _scores(self, answer: bytes, count: int, start: int, about: str) -> list[Any]:
         try:
@@ -131,42 +172,44 @@ class HttpReward:
                 )
         return scores
 
-    def _post(self, body: bytes, about: str, attempts: int) -> bytes:
-        """The body of the answer 200; retried where another attempt may help."""
-        cause = ""
+    def _post(self, body: bytes, about: str, attempts: int) -> Answer:
+        """The answer 200; asked again where another attempt may help."""
+        headers = self._headers() | {"Content-Type": "application/json"}
+        cause, waited, until = "", 0.0, time.monotonic() + PATIENCE_S
         for attempt in range(1, attempts + 1):
             wait = min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
             wait *= self._chance.uniform(0.5, 1.0)  # ranks do not come back together
             try:
-                status, headers, answer = self._send(body)
+                answer = self._links.ask("POST", self.url, body, headers)
             except (OSError, http.client.HTTPException) as error:
-                self._link = None
-                cause = _named(error)
+                cause = named(error)
             else:
-                if status == 200:
+                if answer.status == 200:
                     return answer
-                cause = f"{status}: {_reason(answer)}"
-                if status not in RETRIED:
-                    raise _Refusal(status, f"{self.url} refuses {about}, {cause}")
-                wait = max(wait, min(_retry_after(headers), MAX_ASKED_WAIT_S))
-            if attempt < attempts:
-                self._sleep(wait)
+                cause = f"{answer.status}: {reason(answer.body)}"
+                if answer.status not in RETRIED:
+                    raise _Refusal(answer.status, f"{self.url} refuses {about}, {cause}")
+                asked = min(retry_after(answer.headers), MAX_ASKED_WAIT_S)
+                wait = max(wait, asked * self._chance.uniform(1.0, 1.25))
+            if attempt == attempts or time.monotonic() + wait > until:
+                break
+            waited += wait
+            if waited > QUIET_S:
+                self._say(f"{cause}; asking again in {wait:.0f} s")
+            self._sleep(wait)
         raise RewardError(
-            f"{self.url} gave no scores for {about} in {attempts} attempts; the last ended with "
+            f"{self.url} gave no scores for {about} in {attempt} attempts; the last ended with "
             f"{cause}"
         )
 
-    def _send(self, body: bytes) -> tuple[int, Any, bytes]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        if self._link is not None and self._link.usable:
-            try:
-                return self._link.post(body, headers)
-            except (ConnectionError, http.client.BadStatusLine):
-                pass  # closed while it was idle: that is no failed attempt
-        self._link = _Link(self.url, self.timeout)
-        return self._link.post(body, headers)
+        return headers
+
+    def _say(self, text: str) -> None:
+        print(f"[reward] {self.name}: {text}", file=sys.stderr, flush=True)
 
 
 class _Refusal(RewardError):
@@ -177,37 +220,11 @@ class _Refusal(RewardError):
         self.status = status
 
 
-class _Link:
-    """One open connection."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        assert parts.hostname is not None
-        self.connection = kind(parts.hostname, parts.port, timeout=CONNECT_S)
-        self.target = parts.path + (f"?{parts.query}" if parts.query else "")
-        self.timeout, self.process = timeout, os.getpid()
-        self.usable = True
-
-    def post(self, body: bytes, headers: dict[str, str]) -> tuple[int, Any, bytes]:
-        """(status, headers, body) of the answer."""
-        connection = self.connection
-        if self.process != os.getpid():  # a child must not write into its parent's connection
-            raise ConnectionError("another process opened this connection")
-        self.usable = False  # until the answer has been read to its end
-        if connection.sock is None:
-            connection.connect()
-            if connection.sock is not None:
-                connection.sock.settimeout(self.timeout)
-        connection.request("POST", self.target, body, headers)
-        response = connection.getresponse()
-        answer = response.read(MAX_ANSWER + 1)
-        if len(answer) > MAX_ANSWER:
-            raise http.client.HTTPException(f"the answer has more than {MAX_ANSWER} bytes")
-        self.usable = not response.will_close
-        return response.status, response.headers, answer
+_FIXES = {
+    401: f"Set {TOKEN} to the server's token",
+    403: f"Set {TOKEN} to the server's token",
+    409: "Serve that model, or take ?model= out of the URL",
+}
 
 
 def _environment_token(index: int | None) -> str | None:
@@ -215,8 +232,8 @@ def _environment_token(index: int | None) -> str | None:
     for name in (f"{TOKEN}_{index}", TOKEN):
         token = os.environ.get(name)
         if token and not all("!" <= char <= "~" for char in token):
-            reason = "has spaces or characters that a header cannot carry"
-            raise UserError(name, NO_VALUE, reason, "Use the server's token")
+            why = "has spaces or characters that a header cannot carry"
+            raise UserError(name, NO_VALUE, why, "Use the server's token")
         if token:
             return token
     return None
@@ -226,30 +243,3 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max
-
-
-def _retry_after(headers: Any) -> float:
-    """Seconds that Retry-After asks for, as a number or a date; 0 without it."""
-    text = (headers.get("Retry-After") or "").strip()
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-
-
-def _reason(answer: bytes) -> str:
-    """What the server says is wrong, on one line."""
-    try:
-        value = json.loads(answer)
-        text = str(value["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        text = answer[:200].decode("utf-8", "replace")
-    return " ".join(text.split()) or "no explanation"
-
-
-def _named(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return f"{type(error).__name__}: {error}".rstrip(": ")

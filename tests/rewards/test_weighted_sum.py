@@ -97,10 +97,11 @@ def test_the_section_is_checked(file, tmp_path):
     assert refused([good | {"weight": float("nan")}]).startswith("rewards.0.weight=nan must be fi")
     assert refused([good, good | {"kind": "fuction"}]) == (
         "rewards.1.kind='fuction' is not a kind of reward. "
-        "Kinds are model and function; did you mean 'function'?"
+        "Kinds are model, function and http; did you mean 'function'?"
     )
-    assert "rewards.0.kind='http' is not available in this version" in (
-        refused([{"kind": "http", "path": "localhost:80"}])
+    assert refused([{"kind": "http", "path": "localhost:80"}]) == (
+        "rewards.0.path='localhost:80' is not an http or https URL. "
+        "Write http://host:port, as python -m reward_models serve prints it."
     )
     assert refused([{"kind": "function"}]).startswith("rewards.0.path=null is missing")
     assert refused([good | {"calibrated": True}]) == (
