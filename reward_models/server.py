@@ -7,19 +7,25 @@ port; only then torch is imported and the model loaded.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import signal
 import socket
+import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from align.config_errors import NO_VALUE, UserError
+from align.files import fingerprint
 from reward_models.server_options import bound, check_options, in_use, read_token
 
 PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 KEEP_ALIVE = 75  # seconds that an idle connection stays open
 _MIB = 1 << 20
+READ = {".bin", ".jinja", ".json", ".model", ".safetensors", ".txt"}  # files that scores come from
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -37,20 +43,33 @@ def serve(args: argparse.Namespace) -> int:
         raise UserError("model", args.model, "is not a folder", "Give a reward run's final folder")
     read_contract(folder)
     with bound(args, token) as listener:
-        app = _application(args, token)
+        app, name = _application(args, token)
         try:
             listener.listen(2048)
         except OSError:  # another server took the port while the model was loading
             raise in_use(args.port) from None
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        print(f"serving {args.model} on http://{shown}:{port}", flush=True)
+        if args.allow_public and token is None:
+            print(f"warning: whoever reaches {shown}:{port} may ask", file=sys.stderr, flush=True)
+        print(f"serving {args.model}, model {name}, on http://{shown}:{port}", flush=True)
         _run(app, listener, args.timeout)
     print("stopped", flush=True)
     return 0
 
 
-def _application(args: argparse.Namespace, token: str | None) -> Any:
+def model_name(folder: Path, max_length: int | None, calibrated: bool) -> str:
+    """16 hex digits that are the same where every text gets the same score.
+
+    Of the checkpoint's files that are read, how much of a text is read, and the unit of scores.
+    """
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in READ)
+    parts = [[(p.name, fingerprint(p)) for p in files], max_length, calibrated]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, str]:
+    """The application, and its model's name."""
     from reward_models.scorer import Scorer
     from reward_models.server_app import Limits, create_app
     from reward_models.server_engine import ScorerEngine
@@ -67,8 +86,14 @@ def _application(args: argparse.Namespace, token: str | None) -> Any:
         max_wait=args.max_wait_ms / 1000,
         timeout=args.timeout,
     )
-    about = {"max_length": scorer.max_length, "calibrated": args.calibrated}
-    return create_app(engine, limits, token=token, about=about)
+    name = model_name(Path(args.model), scorer.max_length, args.calibrated)
+    about = {
+        "model": name,
+        "calibrated": args.calibrated,
+        "max_length": scorer.max_length,
+        "contract": asdict(scorer.contract),
+    }
+    return create_app(engine, limits, token=token, about=about), name
 
 
 def _try(engine: Any, model: str) -> None:

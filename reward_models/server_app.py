@@ -21,6 +21,7 @@ from reward_models.server_metrics import Metrics
 from reward_models.server_requests import Refused, read_get_reward, read_json, read_score, refuse
 
 PATHS = ("/score", "/get_reward", "/health", "/metrics")
+MODEL = "Reward-Model"  # header of every answer with scores: what gave them, as in /health
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ class Limits:
 
 
 class Service:
-    """The state of a server: its queue, its figures, and who may ask."""
+    """The state of a server: its queue, its figures, who may ask, and which model answers."""
 
-    def __init__(self, engine: Engine, limits: Limits, token: str | None) -> None:
-        self.limits, self.token = limits, token
+    def __init__(
+        self, engine: Engine, limits: Limits, token: str | None, model: str | None = None
+    ) -> None:
+        self.limits, self.token, self.model = limits, token, model
         self.metrics = Metrics(lambda: self.batcher.depth)
         self.batcher = Batcher(
             engine,
@@ -49,19 +52,31 @@ class Service:
             observe=self.metrics.batch_scored,
         )
 
-    def admit(self, request: Request) -> None:
-        """Refused 401 without the token."""
+    def knows(self, request: Request) -> bool:
+        """Whether the request has the token, or none is asked for."""
         if self.token is None:
-            return
+            return True
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # Bytes of equal meaning: headers arrive as latin-1, and the time must not tell how many
         # characters are right.
         same = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode("latin-1"))
-        if scheme.lower() != "bearer" or not same:
+        return scheme.lower() == "bearer" and same
+
+    def admit(self, request: Request) -> None:
+        """Refused 401 without the token."""
+        if not self.knows(request):
             raise refuse(
                 401, "Authorization", NO_VALUE, "has no valid token",
                 "Send the header Authorization: Bearer TOKEN", WWW_Authenticate="Bearer",
             )  # fmt: skip
+
+    def same_model(self, request: Request) -> None:
+        """Refused 409 where ``?model=`` names another model than the one that is served."""
+        for asked in request.query_params.getlist("model"):
+            if asked != self.model:
+                reason = f"is not served here: this is {self.model or 'a model without a name'}"
+                fix = "Serve that model, or ask for this one"
+                raise refuse(409, "model", asked, reason, fix)
 
     async def read(self, request: Request) -> Any:
         """The JSON value of the body. Refused 413 over max_body, 408 where it comes too slowly."""
@@ -78,7 +93,7 @@ class Service:
             raise refuse(400, "body", NO_VALUE, "ended early") from None
         return read_json(data)
 
-    async def scores(self, items: Sequence[Any], name: str) -> list[Scored]:
+    async def scores(self, request: Request, items: Sequence[Any], name: str) -> list[Scored]:
         """One Scored per item; name: the field that holds them, "" for a single item."""
         try:
             job = self.batcher.submit(items)
@@ -89,12 +104,7 @@ class Service:
                 503, "server", NO_VALUE, str(error), "Ask another server", Retry_After="5"
             ) from None
         try:
-            # A request whose time is up is cancelled, and its texts leave the queue unscored.
-            return await asyncio.wait_for(asyncio.wrap_future(job.future), self.limits.timeout)
-        except asyncio.TimeoutError:
-            reason = f"took more than {self.limits.timeout:g} s"
-            fix = "Send fewer texts, or start the server with a larger --timeout"
-            raise refuse(504, "request", NO_VALUE, reason, fix) from None
+            return await self._settled(request, asyncio.wrap_future(job.future))
         except NotFinite as error:
             where = f"{name}.{error.index}" if name else "score"
             fix = "The reward model has diverged, or its dtype overflows"
@@ -108,6 +118,26 @@ class Service:
             fix = "The server's log has more"
             raise refuse(500, "server", NO_VALUE, f"failed: {error}", fix) from None
 
+    async def _settled(
+        self, request: Request, scores: asyncio.Future[list[Scored]]
+    ) -> list[Scored]:
+        """The scores; cancelled, and so taken from the queue, where nobody waits any more."""
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            done, _ = await asyncio.wait(
+                {scores, gone}, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            if scores in done:
+                return scores.result()
+            if gone in done:
+                raise refuse(499, "request", NO_VALUE, "was given up by the client")
+            reason = f"took more than {self.limits.timeout:g} s"
+            fix = "Send fewer texts, or start the server with a larger --timeout"
+            raise refuse(504, "request", NO_VALUE, reason, fix)
+        finally:
+            gone.cancel()
+            scores.cancel()
+
 
 def create_app(
     engine: Engine,
@@ -118,9 +148,13 @@ def create_app(
 ) -> FastAPI:
     """The application. about: what /health tells beside the limits. token: who has it may ask.
 
+    about["model"]: a name that another model, or the same in another unit, does not have; answers
+    carry it, and ``?model=`` asks for it.
+
     ``app.state.service`` is the Service; its queue is finished when the application shuts down.
     """
-    service = Service(engine, limits or Limits(), token)
+    about = about or {}
+    service = Service(engine, limits or Limits(), token, about.get("model"))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -131,15 +165,17 @@ def create_app(
     app.state.service = service
     app.add_middleware(Measured, metrics=service.metrics)
     _handle_errors(app)
-    _add_paths(app, service, about or {})
+    _add_paths(app, service, about)
     return app
 
 
 def _add_paths(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     limits = service.limits
+    named = {MODEL: service.model} if service.model else {}
 
     async def body_of(request: Request) -> Any:
         service.admit(request)
+        service.same_model(request)
         try:
             service.batcher.check_room()  # before megabytes are read
         except QueueFull as full:
@@ -149,25 +185,28 @@ def _add_paths(app: FastAPI, service: Service, about: dict[str, Any]) -> None:
     @app.post("/score")
     async def score(request: Request) -> Response:
         items, single = read_score(await body_of(request), limits.max_texts)
-        found = await service.scores(items, "" if single else "items")
+        found = await service.scores(request, items, "" if single else "items")
         cut = sum(scored.truncated for scored in found)
         if single:
-            return _answer({"score": found[0].score, "truncated": cut})
-        return _answer({"scores": [scored.score for scored in found], "truncated": cut})
+            return _answer({"score": found[0].score, "truncated": cut}, headers=named)
+        scores = [scored.score for scored in found]
+        return _answer({"scores": scores, "truncated": cut}, headers=named)
 
     @app.post("/get_reward")
     async def get_reward(request: Request) -> Response:
         queries = read_get_reward(await body_of(request), limits.max_texts)
-        found = await service.scores(queries, "query")
+        found = await service.scores(request, queries, "query")
         rewards = [scored.score for scored in found]
         cut = [float(scored.truncated) for scored in found]
-        return _answer({"rewards": rewards, "scores": rewards, "extra_logs": {"truncated": cut}})
+        told = {"rewards": rewards, "scores": rewards, "extra_logs": {"truncated": cut}}
+        return _answer(told, headers=named)
 
     @app.get("/health")
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         alive = service.batcher.alive
-        status = "ok" if alive else "the scoring thread has ended"
-        told = {"status": status, **about, "limits": asdict(limits)}
+        told: dict[str, Any] = {"status": "ok" if alive else "the scoring thread has ended"}
+        if service.knows(request):  # whether it lives may be seen by all, what it is may not
+            told |= {**about, "limits": asdict(limits)}
         return _answer(told, 200 if alive else 503)
 
     @app.get("/metrics")
@@ -226,6 +265,12 @@ class Measured:
             self.metrics.requests.labels(label, str(status)).inc()
             if label in ("/score", "/get_reward"):
                 self.metrics.seconds.observe(time.monotonic() - started)
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has closed the connection; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
 
 
 async def _body(request: Request, most: int) -> bytes:

@@ -140,10 +140,21 @@ def _conversation(obj: Mapping[str, Any], names: list[str], at: str) -> Item:
 
 def _messages(value: Any, name: str, role: str) -> tuple[Message, ...]:
     try:
-        return parse_messages(value, role=role)
+        messages = parse_messages(value, role=role)
     except RecordError as error:
         fix = 'Send text or [{"role": …, "content": …}, …]'
         raise refuse(422, name, value, f"cannot be used: {error.message}", fix) from None
+    for message in messages:
+        _whole(message.content, name)
+    return messages
+
+
+def _whole(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can write it, but it is no character
+        reason = f"has half a surrogate pair, {text[error.start]!a}, at {error.start}"
+        raise refuse(422, name, NO_VALUE, reason, "Send whole characters") from None
 
 
 def _missing(obj: Mapping[str, Any], at: str, name: str) -> Refused:
@@ -176,6 +187,7 @@ def _texts(body: Mapping[str, Any], name: str) -> list[str]:
     for i, value in enumerate(values):
         if not isinstance(value, str):
             raise refuse(422, f"{name}.{i}", value, "is not a text", REWARD_FORM)
+        _whole(value, f"{name}.{i}")
     return values
 
 

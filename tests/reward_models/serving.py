@@ -57,9 +57,9 @@ def server(model: Path, *words: str, env: dict[str, str] | None = None) -> Itera
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"on (http://127\.0\.0\.1:\d+)$", line.strip())
+        found = re.search(r"model (\w{16}), on (http://127\.0\.0\.1:\d+)$", line.strip())
         assert found, line
-        yield Server(process, found[1])
+        yield Server(process, found[2], found[1])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -68,7 +68,8 @@ def server(model: Path, *words: str, env: dict[str, str] | None = None) -> Itera
 
 
 class Server:
-    """process, url: http://127.0.0.1:port; port."""
+    """process; url: http://127.0.0.1:port; port; model: its name."""
 
-    def __init__(self, process: subprocess.Popen, url: str):
-        self.process, self.url, self.port = process, url, int(url.rsplit(":", 1)[1])
+    def __init__(self, process: subprocess.Popen, url: str, model: str):
+        self.process, self.url, self.model = process, url, model
+        self.port = int(url.rsplit(":", 1)[1])
