@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from align.files import write_atomic
 from align.records import PreferenceGroup, RecordError
 from reward_models.annotations.base import Intake
 from reward_models.evaluation_input import PROTOCOLS, read_groups, read_items
+from reward_models.evaluation_lines import lines
 from reward_models.preferences import AGGREGATES, MODELS, TIES, targets
 
 OUTPUT = "FILE.json or a folder (report.json); the page stands beside it as .html"
@@ -75,10 +76,9 @@ def _groups(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("model", args.model, f"cannot be evaluated: {error}") from None
     if not (result["eval_pairs"] or result["eval_ties"] or result["best_of_n"]):
         raise UserError("input", args.input, "has neither votes nor gold scores", "Add one of them")
-    result["rows"], result["truncated"] = intake.rows.to_json(), scorer.truncated
-    result["answers"] = sum(len(g.candidates) for g in groups)
+    result["truncated"] = scorer.truncated
     result["groups"] = {"scored": len(kept), "dropped": dict(dropped)}
-    return result
+    return {**result, **_about_input(intake, groups)}
 
 
 def _benchmark(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,9 +130,9 @@ def compare(args: argparse.Namespace) -> int:
         ties=args.ties,
         seed=args.seed,
     )
-    result["rows"], result["truncated"] = intake.rows.to_json(), truncated
-    result["answers"] = sum(len(g.candidates) for g in groups)
+    result["truncated"] = truncated
     result["groups"] = {"scored": len(at), "dropped": dict(dropped)}
+    result |= _about_input(intake, groups)
     _finish(result, {"A": args.model[0], "B": args.model[1], "input": args.input}, paths)
     return 0
 
@@ -202,6 +202,14 @@ def output_paths(given: str | None) -> tuple[Path, Path] | None:
     return path, path.with_suffix(".html")
 
 
+def _about_input(intake: Intake, groups: Sequence[PreferenceGroup]) -> dict[str, Any]:
+    return {
+        "rows": intake.rows.to_json(),
+        "answers": sum(len(g.candidates) for g in groups),
+        "warnings": [f"{text} ({n} times)" for text, n in intake.warnings.most_common()],
+    }
+
+
 def _answers(group: PreferenceGroup) -> Answers:
     return group.prompt, [c.content for c in group.candidates]
 
@@ -240,7 +248,7 @@ def _check_finite(model: str, rows: Sequence[Sequence[float]]) -> None:
 
 
 def _finish(result: dict[str, Any], about: dict[str, Any], paths: tuple[Path, Path] | None) -> None:
-    for line in _lines(result):
+    for line in lines(result):
         print(line)
     if paths is None:
         return
@@ -256,66 +264,3 @@ def _finish(result: dict[str, Any], about: dict[str, Any], paths: tuple[Path, Pa
         reason = f"cannot be written: {error.strerror}"
         raise UserError("output", str(paths[0]), reason, "Give another place") from None
     print(f"-> {paths[0]}, {paths[1]}")
-
-
-def _lines(result: dict[str, Any]) -> Iterator[str]:
-    """The figures as they are printed."""
-    for name in ("rows", "groups"):
-        counts = result.get(name)
-        if isinstance(counts, dict):
-            dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
-            used = counts.get("used", counts.get("scored"))
-            yield f"{name:<24}{used} used" + (f", dropped: {dropped}" if dropped else "")
-    if result["truncated"] not in (0, [0, 0]):
-        yield f"{'truncated':<24}{result['truncated']} of {result['answers']} answers"
-    kind: Callable[[dict[str, Any]], Iterator[str]] = _pair_lines
-    if "protocol" in result:
-        kind = _benchmark_lines
-    elif "pair_agreement" in result:
-        kind = _compare_lines
-    yield from kind(result)
-
-
-def _pair_lines(result: dict[str, Any]) -> Iterator[str]:
-    for name, value in result.items():
-        if name.startswith("eval_"):
-            yield f"{name:<24}{value:.4f}" if isinstance(value, float) else f"{name:<24}{value}"
-    for name in ("gain_over_length", "slope", "slope_given_votes"):
-        if found := (result.get("length_bias") or {}).get(name):
-            yield _line(name, found)
-    for curve in result["best_of_n"]:
-        last = curve["curve"][-1]
-        said = f"{last['gold']:.4f}, random {last['random']:.4f}, best {last['oracle']:.4f}"
-        yield f"{'best of ' + str(last['n']):<24}{said} ({curve['unit']})"
-
-
-def _benchmark_lines(result: dict[str, Any]) -> Iterator[str]:
-    base = result["length_baseline"]
-    for name, found in result["sections"].items():
-        yield _line(name, found, base["sections"][name])
-    yield _line("overall", result["overall"], base["overall"])
-    if "overall_with_prior_sets" in result:
-        yield _line("with prior sets", result["overall_with_prior_sets"])
-
-
-def _compare_lines(result: dict[str, Any]) -> Iterator[str]:
-    yield f"{'pairs':<24}{result['pairs']}"
-    names = ("pair_agreement", "kappa", "spearman", "kendall")
-    for name in names:
-        yield _line(name, result[name])
-    for name, found in (result["votes"] or {}).items():
-        if name != "pairs":
-            yield _line(name, found)
-
-
-def _line(name: str, found: dict[str, Any], base: float | None = None) -> str:
-    value = found.get("value", found.get("score"))
-    missing = f", without {', '.join(found['missing'])}" if found.get("missing") else ""
-    if value is None:
-        return f"{name:<24}-{missing}"
-    bounds = ""
-    if found["low"] is not None:
-        bounds = f" ({found['low']:.4f} to {found['high']:.4f})"
-    return f"{name:<24}{value:.4f}{bounds}" + (
-        "" if base is None else f", length alone {base:.4f}"
-    ) + missing  # fmt: skip

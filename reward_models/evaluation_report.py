@@ -212,7 +212,7 @@ def render(result: dict[str, Any], about: dict[str, Any]) -> str:
         style=Markup(STYLE),
         about=about,
         headline=headline(result),
-        advice=advice(result),
+        advice=[*advice(result), *result.get("warnings", [])],
         body=Markup(body),  # rendered with autoescape
         counts=counts,
     )

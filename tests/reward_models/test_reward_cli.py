@@ -119,6 +119,23 @@ def test_shortened_answers_are_told(checkpoint, tmp_path, capsys):
     assert told in output.with_suffix(".html").read_text("utf-8")
 
 
+def test_what_the_reader_assumed_is_told(checkpoint, tmp_path, capsys):
+    # A Label Studio export without its labelling config: which field was on the left is a guess.
+    vote = {"type": "pairwise", "from_name": "c", "to_name": "c", "value": {"selected": "left"}}
+    data = {"prompt": "写一条评论", "answer1": "很好。", "answer2": "很差。"}
+    task = {"id": 1, "data": data, "annotations": [{"id": 7, "result": [vote]}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]), "utf-8")
+    command = ["--input", str(tmp_path / "export.json"), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", "--model", str(checkpoint), *command]) == 0
+    told = r"warning: .*answer1.*\(1 times\)"
+    assert re.search(told, capsys.readouterr().out)
+    twice = ["--model", str(checkpoint), "--model", str(checkpoint)]
+    assert main(["compare", *twice, *command]) == 0
+    assert re.search(told, capsys.readouterr().out)
+    (warning,) = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert warning.replace("'", "&#39;") in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
 def test_equal_texts_get_equal_scores_in_any_batch(checkpoint, tmp_path, capsys):
     # The same answers under longer and longer company, in batches of three.
     rows = [{"prompt": "q", "completions": ["same", "long " * n, "same"], "gold": [1, 0, 1]}
