@@ -126,11 +126,18 @@ def renamed(rows: Iterable[Row], mapping: Mapping[str, str]) -> Iterator[Row]:
     """Rows with mapped columns under their roles' names.
 
     Whatever the mapping names one column for is told by the mapping alone: with ``response_1``
-    and ``response_2`` mapped, a further column ``answer_3`` is no candidate.
+    and ``response_2`` mapped, a further column ``answer_3`` is no candidate. A winner that names a
+    mapped column means that column: read by itself, the ``A`` of ``response_2=A`` would be the
+    first answer.
     """
     told = {role[0] for target in mapping if (role := role_of(target))}
     told |= {"chosen", "rejected", "answer"} if told & {"chosen", "answer"} else set()
     taken = set(mapping.values())
+    answers = {
+        plain_name(column): target
+        for target, column in mapping.items()
+        if (role_of(target) or ("",))[0] == "answer"
+    }
     for row in rows:
         obj = row.obj
         if row.error is not None or not isinstance(obj, dict) or not taken & obj.keys():
@@ -142,4 +149,8 @@ def renamed(rows: Iterable[Row], mapping: Mapping[str, str]) -> Iterator[Row]:
             if name not in taken and (role_of(name) or ("",))[0] not in told
         }
         made: dict[str, Any] = {t: obj[c] for t, c in mapping.items() if c in obj}
-        yield Row(row.file, row.line, row.number, {**left, **made}, None, row.ends)
+        made = {**left, **made}
+        for name, value in made.items():
+            if isinstance(value, str) and (role_of(name) or ("",))[0] == "winner":
+                made[name] = answers.get(plain_name(value), value)
+        yield Row(row.file, row.line, row.number, made, None, row.ends)

@@ -206,13 +206,39 @@ def test_a_mapping_names_columns(tmp_path):
     path.write_text("客户的话,A版,B版,更好的是,response_3\n问,甲,乙,B版,丙\n", "utf-8")
     mapping = parse_mapping("prompt=客户的话,response_1=A版, response_2=B版,winner=更好的是")
     assert [row.obj for row in read(path, Options(mapping=mapping))] == [
-        {"prompt": "问", "response_1": "甲", "response_2": "乙", "winner": "B版"}
+        {"prompt": "问", "response_1": "甲", "response_2": "乙", "winner": "response_2"}
     ]
     assert detect(path, Options(mapping=mapping)).format.name == "table"
     # A comma belongs to a column's name unless a name and = follow it.
     assert parse_mapping("prompt=Q, asked,winner=Best (A, B)") == {
         "prompt": "Q, asked", "winner": "Best (A, B)",
     }  # fmt: skip
+
+
+def test_a_winner_may_be_named_by_a_mapped_column(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("题目,甲稿,乙稿,结论\n写,好,坏, 甲稿\n写,一,二,乙稿\n写,三,四,tie\n", "utf-8")
+    options = Options(
+        mapping=parse_mapping("prompt=题目,response_1=甲稿,response_2=乙稿,winner=结论")
+    )
+    rows = [row.obj for row in read(path, options)]
+    assert [row["winner"] for row in rows] == ["response_1", "response_2", "tie"]
+    groups, _ = run(FORMAT, *rows)
+    assert [trained(g)[0][:3] for g in groups] == [
+        ("response_1", "response_2", 1.0),
+        ("response_2", "response_1", 1.0),
+        ("response_1", "response_2", 0.5),
+    ]
+
+
+def test_a_column_called_a_may_be_the_second_answer(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("prompt,B,A,winner\nq,bad,good,a\nr,good,bad,B\n", "utf-8")
+    options = Options(mapping=parse_mapping("response_1=B,response_2=A"))
+    groups, _ = run(FORMAT, *[row.obj for row in read(path, options)])
+    won = [g.judgements[0].value["winner"] for g in groups]
+    texts = [{c.id: c.content for c in g.candidates} for g in groups]
+    assert [text[w] for text, w in zip(texts, won, strict=True)] == ["good", "good"]
 
 
 def test_a_mapping_makes_pairs_too(tmp_path):
