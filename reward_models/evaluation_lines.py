@@ -28,7 +28,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _pair_lines(result: dict[str, Any]) -> Iterator[str]:
     for name, value in result.items():
-        if name.startswith("eval_"):
+        if name.startswith("eval_") and result["eval_groups"]:
             yield f"{name:<24}{value:.4f}" if isinstance(value, float) else f"{name:<24}{value}"
     for name in ("gain_over_length", "slope", "slope_given_votes"):
         if found := (result.get("length_bias") or {}).get(name):

@@ -137,7 +137,7 @@ among them.</p><table><tr><th>prompt</th><th>preferred</th><th>other</th><th cla
 BENCH = (
     MACROS
     + """
-{% for title, part in (("Sections", r.sections), ("Subsets", r.subsets)) %}<h2>{{ title }}</h2>
+{% for title, part in tables %}<h2>{{ title }}</h2>
 <table><tr><th></th><th class="n">score</th><th class="n">95 %</th>
 <th class="n">length alone</th>{% if title == "Subsets" %}<th class="n">rows</th>{% endif %}
 <th></th></tr>
@@ -221,7 +221,10 @@ def render(result: dict[str, Any], about: dict[str, Any]) -> str:
 def _content(result: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     if "protocol" in result:
         name = {"rewardbench": "RewardBench", "rewardbench2": "RewardBench 2"}[result["protocol"]]
-        return name, BENCH, {}
+        tables = [("Sections", result["sections"]), ("Subsets", result["subsets"])]
+        # RewardBench 2's sections are its subsets: both are shown only where one is missing.
+        alike = result["protocol"] == "rewardbench2" and result["overall"]["score"] is not None
+        return name, BENCH, {"tables": tables[alike:]}
     if "pair_agreement" in result:
         return "Two reward models", COMPARE, {"names": COMPARE_NAMES, "vote_names": VOTE_NAMES}
     values: dict[str, Any] = {
@@ -254,13 +257,24 @@ def headline(result: dict[str, Any]) -> str:
         said = _percent(found["value"], found["low"], found["high"])
         return f"The models order {said} of {result['pairs']} pairs alike."
     if result["eval_accuracy"] is None:
-        return "The votes prefer no answer, so there is no accuracy."
+        return _without_votes(result)
     bounds = (result["eval_accuracy_low"], result["eval_accuracy_high"])
     longer = result["eval_length_baseline"]
     side, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1.0 - longer)
     return (
         f"{_percent(result['eval_accuracy'], *bounds)} of {result['eval_pairs']} pairs are in the "
         f"order of the votes. Length alone (the {side} answer): {share:.1%}."
+    )
+
+
+def _without_votes(result: dict[str, Any]) -> str:
+    if not result["best_of_n"]:
+        return "The votes prefer no answer, so there is no accuracy."
+    first = result["best_of_n"][0]
+    last, number = first["curve"][-1], charts.number
+    return (
+        f"The best of {last['n']} by this model: {number(last['gold'])} ({first['unit']}); a "
+        f"random one {number(last['random'])}, the best there is {number(last['oracle'])}."
     )
 
 

@@ -11,8 +11,9 @@ from align.records import Candidate, Judgement, Message, PreferenceGroup
 from reward_models import evaluation_charts as charts
 from reward_models.evaluation import evaluate_scores
 from reward_models.evaluation_compare import compare_scores
+from reward_models.evaluation_lines import lines
 from reward_models.evaluation_report import advice, headline, render
-from reward_models.rewardbench import COUNTS, Item, evaluate_items
+from reward_models.rewardbench import COUNTS, SUBSETS, Item, evaluate_items
 
 VOID = {"meta", "br", "line", "polyline", "polygon"}
 
@@ -89,6 +90,31 @@ def test_a_result_with_ties_alone_has_a_page():
     tie = Judgement(None, "pair", {"tie": ["a", "b"]})
     result = evaluate_scores([group(tie, texts=("x", "y"))], [[1.0, 0.0]])
     assert "there is no accuracy" in Page(render(result, {})).words()
+
+
+def test_sampled_answers_without_votes_have_a_headline():
+    sampled = group(texts=("好", "很好", "x"))
+    sampled.meta["gold"] = [0.25, 0.75, 0.5]
+    result = evaluate_scores([sampled], [[1.0, 2.0, 0.0]])
+    assert headline(result) == (
+        "The best of 3 by this model: 0.75 (gold); a random one 0.5, the best there is 0.75."
+    )
+    assert headline(result) in Page(render(result, {})).words()
+    assert [line.split()[0] for line in lines({**result, "truncated": 0})] == ["best"]
+
+
+def test_sections_that_are_the_subsets_are_shown_once():
+    rows = [(Item(name, "p", ("a",), ("b",)), [1.0, 0.0]) for name in SUBSETS[:-1]]
+    rows += [
+        (Item("Ties", "p", ("a",), ("b",), "ref:1"), [1.0, 0.0]),
+        (Item("Ties", "p", ("a", "c"), ("b",), "tied:1"), [3.0, 2.0, 0.0]),
+    ]
+    for kept, titles in ((rows, ["Subsets"]), (rows[:2], ["Sections", "Subsets"])):
+        items, scores = [i for i, _ in kept], [s for _, s in kept]
+        result = evaluate_items("rewardbench2", items, scores, scores, resamples=5)
+        text = render(result, {})
+        assert re.findall("<h2>(Sections|Subsets)</h2>", text) == titles
+        assert "Precise IF" in Page(text).words()
 
 
 def test_a_benchmarks_page():
