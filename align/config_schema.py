@@ -233,7 +233,7 @@ class RewardSource:
     kind: Literal["model", "function", "http"] = key("model", "what gives the score")
     path: str = key("auto", "checkpoint, module:function, file.py:function or URL")
     weight: float = key(1.0, "factor of this term")
-    calibrated: bool = key(False, "model: in standard deviations of its reference samples")
+    calibrated: bool = key(False, "model, http: in deviations of its reference samples")
 
 
 @dataclass

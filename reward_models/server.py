@@ -111,10 +111,11 @@ def _try(engine: Any, model: str) -> None:
         raise UserError("model", model, f"gives {score} as a score", "The model has diverged")
 
 
-def _run(app: Any, listener: socket.socket, timeout: float) -> None:
+def settings(app: Any, timeout: float) -> Any:
+    """How uvicorn serves the application."""
     import uvicorn
 
-    settings = uvicorn.Config(
+    return uvicorn.Config(
         app,
         ws="none",
         lifespan="on",
@@ -126,10 +127,15 @@ def _run(app: Any, listener: socket.socket, timeout: float) -> None:
         # Requests in the queue end by themselves at the latest after their own timeout.
         timeout_graceful_shutdown=int(timeout) + 5,
     )
+
+
+def _run(app: Any, listener: socket.socket, timeout: float) -> None:
+    import uvicorn
+
     # uvicorn raises the signal again when it has finished, for the handlers that were there before.
     before = {s: signal.signal(s, _ignore) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        uvicorn.Server(settings).run(sockets=[listener])
+        uvicorn.Server(settings(app, timeout)).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

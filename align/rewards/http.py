@@ -223,7 +223,7 @@ class _Refusal(RewardError):
 _FIXES = {
     401: f"Set {TOKEN} to the server's token",
     403: f"Set {TOKEN} to the server's token",
-    409: "Serve that model, or take ?model= out of the URL",
+    409: "Without ?model= in the URL any model will do",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -44,6 +45,37 @@ class NumberEngine:
             raise MemoryError("out of memory\nmore lines")
         self.seen += [float(text) for (text,) in rows]
         return [float(text) for (text,) in rows]
+
+
+@contextmanager
+def in_thread(engine: NumberEngine, limits=None, **options) -> Iterator[Uvicorn]:
+    """The application on loopback under the uvicorn of `serve`, in a thread of this process."""
+    import uvicorn
+
+    from reward_models.server import settings
+    from reward_models.server_app import Limits, create_app
+
+    limits = limits or Limits()
+    app = create_app(engine, limits, **options)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        made = uvicorn.Server(settings(app, limits.timeout))
+        thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Uvicorn(made, thread, listener.getsockname()[1], app.state.service)
+        finally:
+            engine.gate.set()
+            made.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+class Uvicorn:
+    """A running server of this process. service: the application's state."""
+
+    def __init__(self, made, thread: threading.Thread, port: int, service):
+        self.made, self.thread, self.port, self.service = made, thread, port, service
+        self.url = f"http://127.0.0.1:{port}"
 
 
 @contextmanager

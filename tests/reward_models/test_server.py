@@ -16,6 +16,7 @@ from serving import NumberEngine
 
 pytest.importorskip("fastapi", reason="extra 'serve'")
 from fastapi.testclient import TestClient
+
 from reward_models.server_app import Limits, create_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,6 +135,23 @@ def test_what_is_no_json(client, body, said):
 def test_a_byte_order_mark_is_no_error(client):
     body = b"\xef\xbb\xbf" + json.dumps(item("4")).encode()
     assert client.post("/score", content=body).json()["score"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/score", b'{"prompt": "q", "completion": "ab\\ud800"}', "completion"),
+        ("/score", b'{"items": [{"prompt": "a\\udc00", "completion": "1"}]}', "items.0.prompt"),
+        ("/get_reward", b'{"query": ["1", "\\ud83d"]}', "query.1"),
+        ("/get_reward", b'{"query": ["1"], "prompts": ["\\ud83d"]}', "prompts.0"),
+    ],
+)
+def test_half_a_character_is_refused(client, path, body, field):
+    error = wrong(client.post(path, content=body), 422)
+    assert error["field"] == field
+    assert "half a surrogate pair" in error["reason"]
+    whole = client.post("/score", content=b'{"prompt": "\\ud83d\\ude00", "completion": "1"}')
+    assert whole.json()["score"] == 1.0
 
 
 def test_a_half_surrogate_in_an_error_is_shown_escaped(client):
@@ -310,6 +328,9 @@ def test_the_token(engine):
         odd = client.post("/score", json=item("1"), headers={"Authorization": b"Bearer \xff\xe9"})
         assert odd.status_code == 401
         assert client.get("/metrics").status_code == 401
+        assert client.get("/health").json() == {"status": "ok"}  # and not what it serves
+        known = client.get("/health", headers={"Authorization": "Bearer open-sesame"}).json()
+        assert known["limits"]["max_texts"] == 4
         assert client.post("/get_reward", json={"query": ["1"]}).status_code == 401
         assert client.get("/health").status_code == 200
         assert "sesame" not in client.get("/health").text
@@ -340,6 +361,29 @@ def test_health_tells_the_limits(engine):
         answer = client.post("/score", json=item("1"))
         assert wrong(answer, 503)["message"].startswith("server the server is stopping")
         assert answer.headers["retry-after"] == "5"
+
+
+def test_which_model_answers(engine):
+    about = {"model": "0123456789abcdef", "calibrated": True, "contract": {"template_hash": "ab"}}
+    with TestClient(create_app(engine, SMALL, about=about)) as client:
+        told = client.get("/health").json()
+        assert {name: told[name] for name in about} == about
+        for path, body in (("/score", batch(1)), ("/get_reward", {"query": ["1"]})):
+            for asked in ("", "?model=0123456789abcdef", "?other=1"):
+                answer = client.post(path + asked, json=body)
+                assert answer.status_code == 200
+                assert answer.headers["reward-model"] == "0123456789abcdef"
+            error = wrong(client.post(f"{path}?model=fedcba9876543210", json=body), 409)
+            assert error["message"] == (
+                "model='fedcba9876543210' is not served here: this is 0123456789abcdef. "
+                "Serve that model, or ask for this one."
+            )
+    with TestClient(create_app(engine, SMALL)) as client:
+        assert "reward-model" not in client.post("/score", json=item("1")).headers
+        assert (
+            "a model without a name"
+            in wrong(client.post("/score?model=a", json=item("1")), 409)["message"]
+        )
 
 
 def figures(client):

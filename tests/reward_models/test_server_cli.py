@@ -14,6 +14,7 @@ import pytest
 
 import reward_models.server
 from reward_models.__main__ import main, parser
+from reward_models.server import model_name
 from reward_models.server_options import TOKEN, bound, read_token
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,34 @@ def test_a_port_in_use(capsys, folder):
         )
 
 
+def test_a_port_in_use_as_a_user_sees_it(folder):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "reward_models", "serve", "--model", str(folder)]
+        run = subprocess.run(
+            [*command, "--port", str(port)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr == (
+        f"error: port={port} is in use. Stop what listens there, or use another --port.\n"
+    )
+
+
+def test_a_models_name(folder):
+    (folder / "model.safetensors").write_bytes(b"weights")
+    name = model_name(folder, 64, False)
+    assert re.fullmatch("[0-9a-f]{16}", name)
+    (folder / "report.html").write_text("what scores do not come from")
+    (folder / "checkpoint").mkdir()
+    assert model_name(folder, 64, False) == name
+    others = {model_name(folder, 65, False), model_name(folder, 64, True)}
+    for file, text in (("contract.json", "{}"), ("model.safetensors", "weight2")):
+        (folder / file).write_text(text)
+        others.add(model_name(folder, 64, False))
+    assert len(others - {name}) == 4
+
+
 def test_missing_packages(capsys, folder, monkeypatch):
     real = reward_models.server.find_spec
     monkeypatch.setattr(
@@ -127,10 +156,9 @@ def test_help_and_errors_are_quick_and_need_no_torch(folder):
 
 
 def test_every_option_is_named_in_the_page():
-    page = (ROOT / "docs" / "reward_models.md").read_text("utf-8")
-    if "reward_models serve --model" not in page:
-        pytest.skip("the section about serving is not in the page yet")
-    named = re.findall(r"--[a-z_]+", parser().format_help() + _help())
+    page = (ROOT / "docs" / "serving_rewards.md").read_text("utf-8")
+    named = re.findall(r"--[a-z_]+", _help())
+    assert "--allow_public" in named
     assert [n for n in set(named) - {"--help"} if n not in page] == []
 
 

@@ -15,6 +15,7 @@ import pytest
 import tiny_rewards as tiny
 from serving import server
 
+from align.config_errors import UserError
 from align.records import Message
 from align.rewards.http import HttpReward
 from reward_models.__main__ import main
@@ -23,7 +24,10 @@ from reward_models.scorer import Scorer
 pytest.importorskip("fastapi", reason="extra 'serve'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CLIENTS, REQUESTS = 64, 50
-WORDS = "房间 干净 服务 很好 早餐 不错 位置 方便 太差 再也 不来 room clean kind staff terrible never again".split()
+WORDS = (
+    "房间", "干净", "服务", "很好", "早餐", "不错", "位置", "方便", "太差", "再也", "不来",
+    "room", "clean", "kind", "staff", "terrible", "never", "again",
+)  # fmt: skip
 ASKED = ["写一条酒店评论", "Write a review of a hotel", "你住得怎么样？"]
 
 
@@ -54,7 +58,7 @@ def post(connection, path, value):
     return response.status, response.headers, json.loads(response.read())
 
 
-def one_client(port, pool, seed, failures):
+def one_client(port, pool, seed, failures, times):
     """Requests of one text, of several, and in OpenRLHF's shape; returns scores that were right."""
     draw = random.Random(seed)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -62,6 +66,7 @@ def one_client(port, pool, seed, failures):
     for _ in range(REQUESTS):
         texts = draw.choices(pool, k=draw.choice([1, 1, 1, 2, 5]))
         items = [{"prompt": asked, "completion": answer} for asked, answer, _ in texts]
+        start = time.monotonic()
         if len(items) == 1:
             status, _, got = post(connection, "/score", items[0])
             scores = [got.get("score")]
@@ -72,6 +77,7 @@ def one_client(port, pool, seed, failures):
             queries = {"query": [a + b for a, b, _ in texts], "prompts": [a for a, _, _ in texts]}
             status, _, got = post(connection, "/get_reward", queries)
             scores = got.get("rewards")
+        times.append(time.monotonic() - start)
         if status != 200 or len(scores) != len(texts):
             failures.append((status, got))
             continue
@@ -86,11 +92,13 @@ def one_client(port, pool, seed, failures):
 
 def test_64_clients_lose_nothing_and_mix_nothing_up(checkpoint, pool, record_property):
     failures: list = []
+    times: list[float] = []
     with server(checkpoint, "--max_queue", "4096") as made:
         start = time.monotonic()
         with ThreadPoolExecutor(CLIENTS) as threads:
             seeds = range(CLIENTS)
-            right = sum(threads.map(lambda s: one_client(made.port, pool, s, failures), seeds))
+            jobs = threads.map(lambda s: one_client(made.port, pool, s, failures, times), seeds)
+            right = sum(jobs)
         seconds = time.monotonic() - start
         connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=60)
         connection.request("GET", "/metrics")
@@ -105,8 +113,12 @@ def test_64_clients_lose_nothing_and_mix_nothing_up(checkpoint, pool, record_pro
     assert found["reward_texts_total"] == right
     assert found["reward_texts_truncated_total"] > 0
     assert found["reward_batch_size_count"] < right / 4  # texts were scored together
-    print(f"\n{right} texts in {CLIENTS * REQUESTS} requests, {seconds:.1f} s")
-    record_property("requests_per_s", CLIENTS * REQUESTS / seconds)
+    times.sort()
+    half, last = (1000 * times[int(share * len(times))] for share in (0.5, 0.99))
+    rate = len(times) / seconds
+    print(f"\n{right} texts, {rate:.0f} requests/s, p50 {half:.0f} ms, p99 {last:.0f} ms")
+    record_property("requests_per_s", rate)
+    record_property("p99_ms", last)
 
 
 def test_past_the_limits_every_answer_is_right_or_says_no(checkpoint, pool):
@@ -220,8 +232,20 @@ def test_a_diverged_model_is_not_served(tmp_path, capsys):
 
 def test_calibrated_and_the_token(checkpoint, pool, monkeypatch):
     with server(checkpoint, "--calibrated", env={"ALIGN_REWARD_TOKEN": "s3cret"}) as made:
+        monkeypatch.delenv("ALIGN_REWARD_TOKEN", raising=False)
+        with pytest.raises(UserError, match=r"401: .* Set ALIGN_REWARD_TOKEN to the server's"):
+            HttpReward(made.url)
         monkeypatch.setenv("ALIGN_REWARD_TOKEN", "s3cret")
-        reward = HttpReward(made.url)
+        with pytest.raises(UserError, match=r"calibrated=false is not what .* calibrated scores"):
+            HttpReward(made.url, calibrated=False)
+        with pytest.raises(UserError, match="409: model='0' is not served here"):
+            HttpReward(f"{made.url}?model=0")
+        reward = HttpReward(f"{made.url}?model={made.model}", calibrated=True)
+        assert reward.model == made.model
+        told = reward.told()
+        contract = json.loads((checkpoint / "contract.json").read_text())
+        assert {**told["contract"], "version": 1} == contract
+        assert told["max_length"] == contract["max_length"] == 64
         chats = [[Message("user", asked)] for asked, *_ in pool[:9]]
         found = reward(chats, [answer for _, answer, _ in pool[:9]], [True] * 9)
     # Reference scores 0 and 2: mean 1, deviation 1.

@@ -15,7 +15,7 @@ from reward_models.server_requests import Item, Query
 CHATS = [
     ([("user", "写一条酒店评论")], "房间很干净，服务很好。"),
     ([("user", "Write a review of a hotel")], "The room was clean."),
-    ([("system", "你是客人。"), ("user", "问"), ("assistant", "答"), ("user", "再问")], "早餐不错。"),
+    ([("system", "你是客人。"), ("user", "问"), ("assistant", "答"), ("user", "再")], "早餐不错。"),
     ([("user", "q")], ""),
     ([("user", "q")], "  two spaces, \n\n and lines\n"),
 ]  # fmt: skip
