@@ -340,6 +340,6 @@ def test_item16_python_functions_with_weights(tmp_path):
         assert returns[0] == pytest.approx(expected)
 
 
-def test_item16_a_reward_over_http_is_refused_where_it_is_missing(tmp_path):
+def test_item16_a_reward_over_http_without_a_server_is_refused(tmp_path):
     with pytest.raises(UserError, match="http"):
         make_reward([{"kind": "http", "path": "http://localhost:1/"}])
