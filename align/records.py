@@ -233,11 +233,12 @@ class PreferenceGroup:
     meta: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        ids = [c.id for c in self.candidates]
-        if len(set(ids)) != len(ids):
-            raise RecordError(f"candidate ids repeat: {ids}", code="duplicate_candidate_id")
-        unknown = sorted({i for j in self.judgements for i in j.ids} - set(ids))
-        if unknown:
+        ids = {c.id for c in self.candidates}
+        if len(ids) != len(self.candidates):
+            found = [c.id for c in self.candidates]
+            raise RecordError(f"candidate ids repeat: {found}", code="duplicate_candidate_id")
+        if not all([ids.issuperset(j.ids) for j in self.judgements]):
+            unknown = sorted({i for j in self.judgements for i in j.ids} - ids)
             raise RecordError(f"judgement about unknown {unknown}", code="unknown_candidate")
 
     def index(self, candidate_id: str) -> int:
@@ -304,6 +305,8 @@ class PairTarget:
 
 def normalise_text(text: str) -> str:
     """NFKC, case-folded, runs of white space as one space: equal for texts that read the same."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     for _ in range(4):  # case folding can undo NFKC and the reverse; this reaches the fixed point
         folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
         if folded == text:
@@ -334,8 +337,8 @@ def _check_judgement(kind: Any, value: Any) -> None:
     if kind == "pair":
         tie = value.get("tie")
         ids = tie if "tie" in value else [value.get("winner"), value.get("loser")]
-        if not (isinstance(ids, (list, tuple)) and all(isinstance(i, str) for i in ids)
-                and len(ids) == 2 and len(set(ids)) == 2):  # fmt: skip
+        if not (isinstance(ids, (list, tuple)) and len(ids) == 2 and isinstance(ids[0], str)
+                and isinstance(ids[1], str) and ids[0] != ids[1]):  # fmt: skip
             raise RecordError(f"pair judgement {short(value)} does not name two candidates")
         p = value.get("p", 1.0)
         if not isinstance(p, (int, float)) or not 0.5 < p <= 1.0 or ("p" in value and tie):

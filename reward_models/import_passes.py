@@ -6,23 +6,23 @@ is estimated from everything they said), so targets are asked for in the second 
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from align.data.splits import assign
 from align.jsonl import short
-from align.records import Counts, PairTarget, PreferenceGroup, messages_json
+from align.records import Counts, PairTarget, PreferenceGroup
 from reward_models.annotations.base import Row, cached_prompt_key, merge
 from reward_models.annotations.intake import place as row_place
+from reward_models.annotations.packing import from_plain, pack, plain, unpack
 from reward_models.annotations.spool import Spool, digest
-from reward_models.preferences import targets
+from reward_models.import_lines import GroupLines
+from reward_models.preferences import Vote, targets, votes
 
 if TYPE_CHECKING:
     from reward_models.importing import ImportSettings
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 BUFFER = 1 << 20
-# file, line, row number
+# Votes by pair of candidates; file, line and number of a row.
+Found = Mapping[tuple[int, int], Sequence[Vote]]
 Where = tuple[str | None, int | None, int | None]
 
 # Aggregates that need every vote before the first target: name in preferences.AGGREGATES →
@@ -72,8 +73,11 @@ class PerGroup:
         """settings: aggregate, ties, alpha, min_annotators and suspects are used."""
         self._settings = settings
 
-    def targets(self, group: PreferenceGroup) -> list[PairTarget]:
-        """See ``preferences.targets``."""
+        # Only then are the votes that make the targets those that the quality report looks at.
+        self.takes_all = settings.ties == "half" and settings.suspects == "keep"
+
+    def targets(self, group: PreferenceGroup, found: Found | None = None) -> list[PairTarget]:
+        """See ``preferences.targets``. found: all votes of the group, where ``takes_all``."""
         given = self._settings
         return targets(
             group,
@@ -83,6 +87,7 @@ class PerGroup:
             margin=True,
             min_annotators=given.min_annotators,
             suspects=given.suspects,
+            found=found,
         )
 
 
@@ -106,7 +111,7 @@ class Collected:
         """Keeps a group. row: the (first) row that it came from."""
         where: Where = (row.file, row.line, row.number) if row else (None, None, None)
         key = cached_prompt_key(group.prompt)
-        self._spool.add(digest(group.group_id), pickle.dumps((where, key, group), 5))
+        self._spool.add(digest(group.group_id), pack((where, key, plain(group))))
 
     def merged(self) -> Iterator[tuple[Where, str, PreferenceGroup]]:
         """(where its first row stands, key of its prompt, group) of each comparison.
@@ -114,9 +119,9 @@ class Collected:
         In order of first appearance.
         """
         for parts in self._spool.groups():
-            found = [pickle.loads(part) for part in parts]
+            found = [unpack(part) for part in parts]
             where, key, _ = found[0]
-            yield where, key, merge([group for *_, group in found])
+            yield where, key, merge([from_plain(group) for *_, group in found])
 
     def __len__(self) -> int:
         return len(self._spool)
@@ -167,7 +172,11 @@ def write_all(
             place = row_place(file, line, number) if file else None
             # Of an earlier import, whose votes were others.
             group.meta.pop("aggregated", None)
-            made = aggregator.targets(group)
+            found = votes(group)
+            if isinstance(aggregator, PerGroup) and aggregator.takes_all:
+                made = aggregator.targets(group, found)
+            else:
+                made = aggregator.targets(group)
             if not made:
                 written.groups.drop("no_pair", where=place)
                 reject(_no_pair(where, group))
@@ -176,61 +185,13 @@ def write_all(
             split = assign(key, parts, settings.seed)
             written.splits[split] += 1
             written.pairs += len(made)
-            quality.observe(group, key, split, place)
-            record = json_line(record_of(group))
+            quality.observe(group, key, split, place, found)
+            lines = GroupLines(group)
+            record = lines.record()
             out["preferences"].write(record)
             out[split].write(record)
-            write_pairs(out["pairs"], group, made, split)
+            out["pairs"].write(lines.pairs(made, split))
     return written
-
-
-def write_pairs(
-    file: BinaryIO, group: PreferenceGroup, made: Sequence[PairTarget], split: str
-) -> None:
-    """The derived view of a group for other trainers: prompt, chosen, rejected and how sure."""
-    prompt = messages_json(group.prompt)
-    answers = [
-        [{"role": "assistant", "content": c.content}]
-        if isinstance(c.content, str)
-        else messages_json(c.content)
-        for c in group.candidates
-    ]
-    for pair in made:
-        row = {
-            "prompt": prompt,
-            "chosen": answers[pair.a],
-            "rejected": answers[pair.b],
-            "target": pair.target,
-            "weight": pair.weight,
-            "margin": pair.margin,
-            "group_id": group.group_id,
-            "split": split,
-        }
-        file.write(json_line(row))
-
-
-def record_of(group: PreferenceGroup) -> dict[str, Any]:
-    """What ``group.to_json()`` returns, without its deep copies."""
-    return {
-        "group_id": group.group_id,
-        "prompt": messages_json(group.prompt),
-        "candidates": [c.to_json() for c in group.candidates],
-        "judgements": [vars(j) for j in group.judgements],
-        "meta": group.meta,
-    }
-
-
-def json_line(record: Any) -> bytes:
-    """A record as one line of a JSONL file."""
-    text = _encode(record) + "\n"
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate: only the escaped form can be written
-        return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
-
-
-# Made once: json.dumps makes an encoder at every call.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:

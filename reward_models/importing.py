@@ -26,13 +26,13 @@ from reward_models.annotations.base import Detection, Intake, Options
 from reward_models.annotations.columns import check_columns
 from reward_models.annotations.detect import SAMPLE, detect, format_named
 from reward_models.annotations.reading import read, read_as_named
+from reward_models.import_lines import json_line
 from reward_models.import_passes import (
     SPLITS,
     Collected,
     PerGroup,
     Written,
     aggregator_for,
-    json_line,
     split_of,
     write_all,
 )
@@ -205,8 +205,10 @@ def _read_all(
 
 
 def _is_escaped(group: PreferenceGroup) -> bool:
-    texts = [m.content for m in group.prompt] + [c.text for c in group.candidates]
-    return any("&" in text and ESCAPED.search(text) for text in texts)
+    texts = [m.content for m in group.prompt]
+    texts += [c.text for c in group.candidates]
+    texts = [text for text in texts if "&" in text]
+    return bool(texts) and any(map(ESCAPED.search, texts))
 
 
 def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:

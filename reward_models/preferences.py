@@ -16,7 +16,7 @@ arXiv:2203.02155, section 3.5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from statistics import fmean
@@ -54,6 +54,7 @@ def targets(
     margin: bool = False,
     min_annotators: int = 1,
     suspects: str = "keep",
+    found: Mapping[tuple[int, int], Sequence[Vote]] | None = None,
 ) -> list[PairTarget]:
     """The pairs to train on; a is the preferred candidate, so target ≥ 0.5.
 
@@ -68,9 +69,11 @@ def targets(
     where sources are mixed, whose units differ. min_annotators: pairs with fewer votes are left
     out.
     suspects: ``keep`` or ``drop`` judgements flagged at import. A null rank makes no pair.
+    found: the group's ``votes`` with the same ties and suspects, where they are known already.
     """
     _check(aggregate, ties, alpha, suspects)
-    found = votes(group, ties=ties, suspects=suspects)
+    if found is None:
+        found = votes(group, ties=ties, suspects=suspects)
     noted = _noted(group, aggregate) if aggregate in MODELS else {}
     pairs: list[tuple[int, int, float, float | None]] = []
     compared = 0
@@ -139,7 +142,7 @@ def votes(
             if i > j:
                 i, j, value = j, i, 1.0 - value
             raw.setdefault((i, j), []).append(Vote(annotator, value, strength, scale))
-    found = {pair: _one_each(raw[pair]) for pair in sorted(raw)}
+    found = {pair: _one_each(raw[pair]) for pair in (sorted(raw) if len(raw) > 1 else raw)}
     if ties == "drop":
         found = {pair: [v for v in cast if v.value != 0.5] for pair, cast in found.items()}
         return {pair: cast for pair, cast in found.items() if cast}
@@ -185,6 +188,8 @@ def _compared(judgement: Judgement) -> list[tuple[str, str, float, float | None]
 
 
 def _one_each(cast: list[Vote]) -> list[Vote]:
+    if len(cast) == 1:
+        return cast
     names = [vote.annotator for vote in cast if vote.annotator is not None]
     if len(names) == len(set(names)):
         return cast
@@ -215,12 +220,13 @@ def _mean(annotator: str, said: list[Vote]) -> Vote:
 
 
 def _pair(
-    cast: list[Vote], aggregate: str, ties: str, alpha: float, margin: bool
+    cast: Sequence[Vote], aggregate: str, ties: str, alpha: float, margin: bool
 ) -> list[tuple[float, float | None]]:
     """(P(i is better), margin) of each target that one pair's votes make."""
     if aggregate == "per_annotator":
         return [(v.value, v.strength if margin else None) for v in cast]
-    share, n = sum(v.value for v in cast), len(cast)
+    n = len(cast)
+    share = cast[0].value if n == 1 else sum(v.value for v in cast)
     target = (share + alpha) / (n + 2.0 * alpha)
     if aggregate == "majority":
         if share * 2.0 == n and ties == "drop":
@@ -229,9 +235,13 @@ def _pair(
     return [(target, _margin(cast, target) if margin else None)]
 
 
-def _margin(cast: list[Vote], target: float) -> float | None:
+def _margin(cast: Sequence[Vote], target: float) -> float | None:
     winners = [v for v in cast if v.strength is not None and (v.value - 0.5) * (target - 0.5) > 0]
-    if not winners or len({v.scale for v in winners}) > 1:
+    if not winners:
+        return None
+    if len(winners) == 1:
+        return winners[0].strength
+    if len({v.scale for v in winners}) > 1:
         return None
     return fmean(v.strength for v in winners if v.strength is not None)
 

@@ -73,11 +73,16 @@ class Quality:
             self._speed(group, where)
 
     def observe(
-        self, group: PreferenceGroup, key: str, split: str, where: str | None = None
+        self,
+        group: PreferenceGroup,
+        key: str,
+        split: str,
+        where: str | None = None,
+        found: Mapping[tuple[int, int], Sequence[Vote]] | None = None,
     ) -> None:
         """Takes a finished group. key: its prompt key. split: where it was written.
 
-        where: file and line of its (first) row.
+        where: file and line of its (first) row. found: its ``votes``, where they are known already.
         """
         self.groups += 1
         self.candidates[len(group.candidates)] += 1
@@ -86,7 +91,8 @@ class Quality:
             self._leaks += 1
             self.findings.add("two_splits", group.group_id, where)
         self._judgements(group, where)
-        found = votes(group)
+        if found is None:
+            found = votes(group)
         self._pairs(group, found, where)
         self._texts(group, prompt, found, where)
 

@@ -76,9 +76,10 @@ def is_escaped(text: str) -> bool:
 
 def near_identical(texts: Sequence[str]) -> bool:
     """Whether two answers have a ``similarity`` of at least 0.9 and about the same length."""
-    return any(
-        _alike(a, b) and similarity(a, b) >= NEAR_IDENTICAL for a, b in combinations(texts, 2)
-    )
+    for a, b in combinations(texts, 2):  # a generator costs more than the usual answer
+        if _alike(a, b) and similarity(a, b) >= NEAR_IDENTICAL:
+            return True
+    return False
 
 
 def similarity(a: str, b: str) -> float:

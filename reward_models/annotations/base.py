@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -194,14 +195,27 @@ def make_group(
     if contents.count(contents[0]) == len(contents):
         raise RecordError("all candidates are the same text", code="identical_candidates")
     prompt, candidates = tuple(prompt), tuple(candidates)
-    passed_on = [meta, [c.model for c in candidates]]
+    passed_on = [meta, *[c.model for c in candidates]]
     passed_on += [(j.value, j.strength, j.source, j.suspect) for j in judgements]
-    try:
-        _encode(passed_on)
-    except (TypeError, ValueError) as error:  # NaN in a field that nothing has read
-        raise RecordError(f"cannot be written: {error}", code="bad_value") from None
+    if not _is_json(passed_on):
+        try:
+            _encode(passed_on)
+        except (TypeError, ValueError) as error:  # NaN in a field that nothing has read
+            raise RecordError(f"cannot be written: {error}", code="bad_value") from None
     key = _group_key(prompt, contents)
     return PreferenceGroup(key, prompt, candidates, tuple(judgements), meta or {})
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON can certainly hold this; several times faster than to write it."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:
+        return True
+    if kind is float:
+        return -math.inf < value < math.inf
+    if kind is dict:
+        return all([type(k) is str and _is_json(v) for k, v in value.items()])
+    return (kind is list or kind is tuple) and all(map(_is_json, value))
 
 
 # Made once: json.dumps makes an encoder at every call.

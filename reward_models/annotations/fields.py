@@ -21,7 +21,7 @@ def text_field(obj: Mapping[str, Any], name: str) -> str:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else (a truth value is no number)."""
-    return float(value) if is_finite(value) else None
+    return float(value) if value is not None and is_finite(value) else None
 
 
 def name_of(value: Any) -> str | None:

@@ -65,8 +65,9 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
         suspect="rejected_scores_higher" if negative else None,
     )
     group = make_group(prompt, candidates, (judgement,), {"source": "pairs"})
-    key = (group.group_id, candidates[0].to_json()["content"], judgement.annotator)
-    if intake.seen("pairs", *key):
+    key = (group.group_id, candidates[0].to_json()["content"])
+    named = () if annotator is None else (judgement.annotator,)
+    if intake.seen("pairs", *key, *named):
         raise RecordError("the same pair stands earlier in the input", code="duplicate_row")
     intake.vote()
     return group
@@ -85,6 +86,8 @@ def split_turns(
     chosen and rejected may repeat the prompt at their beginning (trl's implicit prompts do).
     """
     prompt, chosen, rejected = tuple(prompt), tuple(chosen), tuple(rejected)
+    if len(chosen) == len(rejected) == 1 and _are_answers(prompt, chosen[0], rejected[0]):
+        return prompt, chosen, rejected
     n = len(prompt)
     if n and chosen[:n] == prompt and rejected[:n] == prompt:
         chosen, rejected = chosen[n:], rejected[n:]
@@ -101,6 +104,12 @@ def split_turns(
     if not any(m.role != "system" for m in prompt):
         raise RecordError("no prompt before chosen and rejected", code="no_prompt")
     return prompt, chosen, rejected
+
+
+def _are_answers(prompt: tuple[Message, ...], one: Message, other: Message) -> bool:
+    """Whether there is nothing to move: most rows are a question and two different answers."""
+    roles = bool(prompt) and prompt[-1].role == "user" and one.role == other.role == "assistant"
+    return roles and one.content != other.content
 
 
 def _prompt(obj: dict[str, Any]) -> tuple[Message, ...]:

@@ -22,8 +22,11 @@ def digest(parts: Any) -> bytes:
     """16 bytes that stand for a JSON value; equal for equal values, whatever their key order."""
     if isinstance(parts, str):
         text = f"\0{parts}"
-    elif type(parts) is tuple and all(type(part) is str for part in parts):
-        text = f"\1{list(map(len, parts))}" + "".join(parts)  # much cheaper than JSON
+    elif type(parts) is tuple:
+        try:
+            text = f"\1{[*map(len, parts)]}{''.join(parts)}"  # much cheaper than JSON
+        except TypeError:
+            text = _encode(parts)
     else:
         text = _encode(parts)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -40,7 +43,7 @@ class Spool:
         """folder: where the file lies that holds the values; it has no name and leaves no rest."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close)
         self._size = 0
-        self._starts, self._high, self._low = array("Q"), array("Q"), array("Q")
+        self._starts, self._keys, self._at = array("Q"), bytearray(), 0
 
     def __enter__(self) -> Spool:
         return self
@@ -59,8 +62,7 @@ class Spool:
     def add(self, key: bytes, value: bytes) -> None:
         """Appends a value. key: 16 bytes, see ``digest``."""
         self._starts.append(self._size)
-        self._high.append(int.from_bytes(key[:8], "big"))
-        self._low.append(int.from_bytes(key[8:], "big"))
+        self._keys += key
         self._file.write(value)
         self._size += len(value)
 
@@ -74,7 +76,7 @@ class Spool:
         n = len(self._starts)
         if not n:
             return
-        high, low = (np.frombuffer(a, dtype=np.uint64) for a in (self._high, self._low))
+        high, low = np.frombuffer(self._keys, dtype=np.uint64).reshape(n, 2).T
         order = np.lexsort((low, high))  # stable: within a key the order of arrival stays
         high, low = high[order], low[order]
         begins = np.flatnonzero(
@@ -84,7 +86,8 @@ class Spool:
         del high, low
         by_first = np.argsort(order[begins])
         begins, ends = begins[by_first], ends[by_first]
-        self._file.flush()
+        self._file.seek(0)
+        self._at = 0
         for at in range(0, len(begins), BATCH):
             some = slice(at, at + BATCH)
             for begin, end in zip(begins[some].tolist(), ends[some].tolist(), strict=True):
@@ -93,8 +96,9 @@ class Spool:
     def _read(self, i: int) -> bytes:
         start = self._starts[i]
         end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
-        if self._file.tell() != start:
+        if self._at != start:
             self._file.seek(start)
+        self._at = end
         return self._file.read(end - start)
 
     def close(self) -> None:

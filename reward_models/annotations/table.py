@@ -71,8 +71,11 @@ def convert(obj: Any, intake: Intake) -> PreferenceGroup:
         for value in values
     ]
     group = make_group(prompt, candidates, judgements, meta)
-    text_of = {i: texts[s] for s, i in ids.items()}
-    if intake.seen("table", group.group_id, annotator, [_by_text(v, text_of) for _, v in values]):
+    # The group's id stands for the texts: which of them is meant is told by its place among them.
+    ranked = sorted({texts[s] for s in ids})
+    place = {i: ranked.index(texts[s]) for s, i in ids.items()}
+    said = [_by_place(v, place) for _, v in values]
+    if intake.seen("table", group.group_id, repr(annotator), repr(said)):
         raise RecordError("the same row stands earlier in the input", code="duplicate_row")
     for column in layout.ignored:
         intake.warn(f"column {column!r} was left out")
@@ -196,13 +199,13 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) else value
 
 
-def _by_text(value: dict[str, Any], text_of: dict[str, str]) -> list[Any]:
-    """What a judgement says, in the answers' own words instead of their columns'."""
+def _by_place(value: dict[str, Any], place: dict[str, int]) -> list[Any]:
+    """What a judgement says, with the answers' places instead of their columns."""
     if "tie" in value:
-        return sorted(text_of[i] for i in value["tie"])
+        return sorted(place[i] for i in value["tie"])
     if "winner" in value:
-        return [text_of[value["winner"]], text_of[value["loser"]]]
-    return sorted((text_of[i], n is None, n or 0) for i, n in value.items())
+        return ["winner", place[value["winner"]], place[value["loser"]]]
+    return sorted((place[i], n is None, n or 0) for i, n in value.items())
 
 
 FORMAT = Format(
