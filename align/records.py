@@ -237,7 +237,7 @@ class PreferenceGroup:
         if len(ids) != len(self.candidates):
             found = [c.id for c in self.candidates]
             raise RecordError(f"candidate ids repeat: {found}", code="duplicate_candidate_id")
-        if not all([ids.issuperset(j.ids) for j in self.judgements]):
+        if not all(ids.issuperset(j.ids) for j in self.judgements):
             unknown = sorted({i for j in self.judgements for i in j.ids} - ids)
             raise RecordError(f"judgement about unknown {unknown}", code="unknown_candidate")
 

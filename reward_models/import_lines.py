@@ -1,7 +1,7 @@
 """The lines that an import writes, each text escaped once for all the lines it stands in.
 
-What comes out is what ``json.dumps`` with ``ensure_ascii=False`` gives for the same record; escaping
-once and joining the pieces takes a third of the time.
+What comes out is what ``json.dumps`` with ``ensure_ascii=False`` gives for the same record;
+escaping once and joining the pieces takes half the time.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _judgement(made: Judgement) -> str:
 
 
 def _object(fields: dict[str, Any]) -> str:
-    if not fields or not all([type(name) is str for name in fields]):
+    if not set(map(type, fields)) <= {str}:
         return _encode(fields)
     return f"{{{', '.join([f'{_word(k)}: {_value(v)}' for k, v in fields.items()])}}}"
 

@@ -214,7 +214,7 @@ def _is_json(value: Any) -> bool:
     if kind is float:
         return -math.inf < value < math.inf
     if kind is dict:
-        return all([type(k) is str and _is_json(v) for k, v in value.items()])
+        return set(map(type, value)) <= {str} and all(map(_is_json, value.values()))
     return (kind is list or kind is tuple) and all(map(_is_json, value))
 
 
