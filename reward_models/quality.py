@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import PreferenceGroup
+from reward_models.marks import Marks
 from reward_models.preferences import Vote, votes
 from reward_models.quality_findings import Findings, advice, rate
 from reward_models.quality_texts import (
@@ -58,7 +59,8 @@ class Quality:
         self._agree: dict[str, list[int]] = {}
         self._votes: Counter[str] = Counter()
         self._timed: dict[str, list[int]] = {}
-        self._split_of: dict[int, str] = {}
+        self._split_of = Marks(bits=3)
+        self._splits: dict[str, int] = {}
         self._leaks = 0
 
     def observe_shown(self, group: PreferenceGroup, where: str | None = None) -> None:
@@ -87,7 +89,8 @@ class Quality:
         self.groups += 1
         self.candidates[len(group.candidates)] += 1
         prompt = hash(key)
-        if self._split_of.setdefault(prompt, split) != split:
+        code = self._splits.setdefault(split, min(7, len(self._splits) + 1))
+        if self._split_of.setdefault(prompt, code) not in (0, code):
             self._leaks += 1
             self.findings.add("two_splits", group.group_id, where)
         self._judgements(group, where)

@@ -12,6 +12,7 @@ from typing import Any
 from align.jsonl import short
 from align.records import Counts
 from reward_models.annotations.spool import digest
+from reward_models.marks import Marks
 
 EXTENSIONS = (
     ".gz", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx",
@@ -94,7 +95,7 @@ class Intake:
         self.folder = folder
         self._dropped: set[int] | None = None
         self._on_reject = on_reject or (lambda _: None)
-        self._seen: set[bytes] = set()
+        self._seen = Marks()
         self._votes_before = (0, 0)
 
     def begin(self, row: Row) -> None:
@@ -156,9 +157,5 @@ class Intake:
         self.warnings[message] += 1
 
     def seen(self, *parts: Any) -> bool:
-        """Whether these parts were passed before; they are remembered as a 16-byte digest."""
-        mark = digest(parts)
-        if mark in self._seen:
-            return True
-        self._seen.add(mark)
-        return False
+        """Whether these parts were passed before; 63 bits of their digest are remembered."""
+        return bool(self._seen.setdefault(int.from_bytes(digest(parts)[:8], "big")))

@@ -1,4 +1,4 @@
-"""Values on disk that come back grouped by key, in memory of 24 bytes a value.
+"""Values on disk that come back grouped by key, in memory of some 40 bytes a value.
 
 Files are often longer than memory, and what belongs together may stand anywhere in them: two
 annotators' votes on one comparison, the rows of one conversation tree.
@@ -77,15 +77,18 @@ class Spool:
         if not n:
             return
         high, low = np.frombuffer(self._keys, dtype=np.uint64).reshape(n, 2).T
-        order = np.lexsort((low, high))  # stable: within a key the order of arrival stays
+        small = np.uint32 if n < 1 << 32 else np.int64
+        # Stable: within a key the order of arrival stays.
+        order = np.lexsort((low, high)).astype(small)
         high, low = high[order], low[order]
         begins = np.flatnonzero(
             np.concatenate(([True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])))
-        )
-        ends = np.append(begins[1:], n)
+        ).astype(small)
         del high, low
-        by_first = np.argsort(order[begins])
+        ends = np.append(begins[1:], small(n))
+        by_first = np.argsort(order[begins]).astype(small)
         begins, ends = begins[by_first], ends[by_first]
+        del by_first
         self._file.seek(0)
         self._at = 0
         for at in range(0, len(begins), BATCH):
