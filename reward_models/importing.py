@@ -195,6 +195,7 @@ def _read_all(
         counts = {"format": detection.format.name, **intake.rows.to_json()}
         per_file.append({**counts, "evidence": detection.evidence})
         intake.rows = before + intake.rows
+    intake.forget()
     if escaped and not intake.options.unescape_html:
         intake.warnings[
             "text is HTML-escaped (&lt; and the like): it was kept; --unescape_html changes it"

@@ -156,6 +156,10 @@ class Intake:
         """Remember a warning and how often it occurred."""
         self.warnings[message] += 1
 
+    def forget(self) -> None:
+        """Frees the memory of ``seen``, when all rows are read."""
+        self._seen = Marks()
+
     def seen(self, *parts: Any) -> bool:
         """Whether these parts were passed before; 63 bits of their digest are remembered."""
         return bool(self._seen.setdefault(int.from_bytes(digest(parts)[:8], "big")))
