@@ -102,9 +102,7 @@ class Scorer:
         """As ``score``, with the uncertainty and the attributes of each."""
         return self.explain(self.score_heads(prompts, completions), calibrated=calibrated)
 
-    def explain(
-        self, rows: Sequence[Sequence[float]], *, calibrated: bool = False
-    ) -> list[Scored]:
+    def explain(self, rows: Sequence[Sequence[float]], *, calibrated: bool = False) -> list[Scored]:
         """As ``reduce``, with the uncertainty and the attributes of each."""
         unit = self.contract.score_std if calibrated else 1.0
         made = []

@@ -66,5 +66,3 @@ def options(data: Path, held_out: Path | None = None, **reward: Any) -> tuple[ob
     for name, value in reward.items():
         words += [f"--reward.{name}", json.dumps(value)]
     return tuple(words)
-
-

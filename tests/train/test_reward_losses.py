@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from align.config_schema import RewardModel
 from align.groups import TokenGroup, collate
 from align.records import PairTarget
-from align.train.reward import comparisons, ratings
+from align.train.reward import RewardTrainer, comparisons, ratings
 from align.train.reward_inputs import Scale
 
 LN3 = math.log(3)
@@ -152,6 +153,72 @@ def test_gradients_of_the_ratings_are_zero_where_nobody_rated():
     assert torch.autograd.gradcheck(lambda x: ratings(x, batch, SCALE), outputs)
     ratings(outputs, batch, SCALE).backward()
     assert outputs.grad.tolist() == [[-2.0, 0.0], [0.0, -4.0]]
+
+
+# Ratings and comparisons together
+
+
+def mixed(training=True, **settings):
+    """A trainer without model: two attributes, the score is the first plus half the second."""
+    reward = RewardModel(attributes=["a", "b"], attribute_weights=[1.0, 0.5], **settings)
+    made = object.__new__(RewardTrainer)
+    made.settings, made.scale = SimpleNamespace(reward=reward), SCALE
+    made.attribute_weights, made.pair_coef = reward.attribute_weights, reward.pair_coef
+    made.policy = SimpleNamespace(module=SimpleNamespace(training=training))
+    return made
+
+
+def both_kinds(**extras) -> TokenGroup:
+    """The first is better, by vote; rated 3 on a, the second 5 on b."""
+    group = rated((3.0, None), (None, 5.0))
+    group.pairs = [PairTarget(0, 1, 1.0, 1.0, None)]
+    group.extras |= extras
+    return group
+
+
+def test_a_prompts_comparisons_count_like_so_many_ratings():
+    # Scores 3 + ½ and that less ln 3; errors of the ratings 0 and 2² deviations.
+    outputs = torch.tensor([[1.0, 0.0], [1.0 - LN3, 0.0]], dtype=torch.float64)
+    for coef, total_, items in ((0.0, 4.0, 2.0), (1.0, 4 + SURE, 3.0), (2.5, 4 + 2.5 * SURE, 4.5)):
+        trainer = mixed(pair_coef=coef)
+        batch = collate([both_kinds()], 0)
+        objective = trainer.objective(lambda batch, want: {"scores": outputs}, batch)
+        assert objective.total.item() == pytest.approx(total_, abs=1e-6)
+        assert trainer.items([both_kinds()]) == items
+        found = {name: (a / b).item() for name, (a, b) in objective.stats.items() if b != 0}
+        assert found["accuracy"] == 1.0
+        assert found["rewards/margins"] == pytest.approx(LN3, abs=1e-6)
+        assert found["mse/a"] == pytest.approx(0.0, abs=1e-9)
+        assert found["mse/b"] == pytest.approx(16.0, abs=1e-6)  # 1 in place of 5
+
+
+def test_a_member_counts_ratings_and_comparisons_as_often_as_it_drew_the_prompt():
+    # The second member is right about the ratings and ties the pair.
+    right = [[1.0, 0.0, 1.0, 1.0], [1.0 - LN3, 0.0, 0.0, 2.0]]
+    outputs = torch.tensor(right, dtype=torch.float64)
+    drew = {"counted_0": [3.0, 3.0], "counted_1": [1.0, 1.0]}
+    batch = collate([both_kinds(**drew)], 0)
+    found = {}
+    for training in (True, False):
+        trainer = mixed(training, pair_coef=2.0, heads=4)
+        objective = trainer.objective(lambda batch, want: {"scores": outputs}, batch)
+        found[training] = objective.total.item()
+    # Second member: scores 3 + 3/2 and 2 + 5/2, a tie.
+    assert found[True] == pytest.approx((3 * (4 + 2 * SURE) + 2 * TIE) / 2, abs=1e-6)
+    assert found[False] == pytest.approx((4 + 2 * SURE + 2 * TIE) / 2, abs=1e-6)
+
+
+def test_gradients_of_both_together():
+    trainer = mixed(pair_coef=2.0, heads=4, length_coef=0.3, center_coef=0.1)
+    drew = {"counted_0": [3.0, 3.0], "counted_1": [1.0, 1.0]}
+    batch = collate([both_kinds(**drew)], 0)
+    drawn = torch.Generator().manual_seed(4)
+    outputs = torch.randn(2, 4, generator=drawn, dtype=torch.float64).requires_grad_(True)
+
+    def total_of(x):
+        return trainer.objective(lambda batch, want: {"scores": x}, batch).total
+
+    assert torch.autograd.gradcheck(total_of, outputs)
 
 
 # What the options are for
