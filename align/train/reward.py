@@ -148,8 +148,9 @@ class RewardTrainer(AlignTrainer):
             "score/mean": ((real * rows).sum(), real.sum()),
             "length/slope": ((weight * gap * longer).sum(), (weight * longer**2).sum()),
         }
-        if gaps.shape[1] > 1:
-            found["heads/spread"] = ((weight * gaps.std(-1)).sum(), weight.sum())
+        if (n := gaps.shape[1]) > 1:  # by hand: std() warns about a batch without pairs
+            spread = ((gaps - gap[:, None]).square().sum(-1) / (n - 1)).sqrt()
+            found["heads/spread"] = ((weight * spread).sum(), weight.sum())
         for j, name in enumerate(self.settings.reward.attributes):
             rated, rating = batch.extras[f"{RATED}_{j}"], batch.extras[f"{RATING}_{j}"]
             error = self._values(outputs)[:, :, j].mean(1) - rating

@@ -208,6 +208,22 @@ def test_a_member_counts_ratings_and_comparisons_as_often_as_it_drew_the_prompt(
     assert found[False] == pytest.approx((4 + 2 * SURE + 2 * TIE) / 2, abs=1e-6)
 
 
+def test_the_spread_of_heads_is_that_of_a_pairs_difference(recwarn):
+    # Differences 1 and 3 for the one pair: deviation √2. No pair: no figure, no warning.
+    trainer = object.__new__(RewardTrainer)
+    trainer.settings = SimpleNamespace(reward=RewardModel(heads=2, bootstrap=False))
+    trainer.scale, trainer.pair_coef, trainer.attribute_weights = Scale([], []), 1.0, []
+    trainer.policy = SimpleNamespace(module=SimpleNamespace(training=True))
+    pairs = [PairTarget(0, 1, 1.0, 0.5, None)]
+    for some, expected in ((pairs, (0.5 * math.sqrt(2), 0.5)), ([], (0.0, 0.0))):
+        batch = collate([TokenGroup([5], [[6], [7]], pairs=some)], 0)
+        outputs = torch.tensor([[1.0, 7.0], [0.0, 4.0]], dtype=torch.float64)
+        found = trainer.objective(lambda batch, want, x=outputs: {"scores": x}, batch)
+        spread = [x.item() for x in found.stats["heads/spread"]]
+        assert spread == pytest.approx(expected, abs=1e-9)
+    assert not recwarn.list
+
+
 def test_gradients_of_both_together():
     trainer = mixed(pair_coef=2.0, heads=4, length_coef=0.3, center_coef=0.1)
     drew = {"counted_0": [3.0, 3.0], "counted_1": [1.0, 1.0]}

@@ -191,6 +191,7 @@ def gaps(scorer: Scorer, prompts: list, answers: list) -> torch.Tensor:
     return heads[::2] - heads[1::2]
 
 
+@pytest.mark.slow
 def test_heads_agree_on_what_was_trained_and_less_on_what_was_not(learned):
     held = rows.groups(60, 3, candidates=2)
     known = gaps(learned, *texts(held))
@@ -210,6 +211,7 @@ def test_heads_agree_on_what_was_trained_and_less_on_what_was_not(learned):
     assert disputed[0] <= 0.02 < disputed[1]
 
 
+@pytest.mark.slow
 def test_uncertainty_is_the_spread_of_the_heads_around_their_own_level(learned):
     prompts, answers = texts(rows.groups(10, 3))
     heads = learned.score_heads(prompts, answers)
@@ -219,6 +221,7 @@ def test_uncertainty_is_the_spread_of_the_heads_around_their_own_level(learned):
         assert found.score == pytest.approx(statistics.fmean(row), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", [RATED, BOTH], ids=["alone", "with-pairs"])
 def test_planted_attributes_are_found_where_a_fifth_is_missing(place, reward):
     data = rows.write(place / "rated.jsonl", rows.groups(160, 1, missing=0.2))
