@@ -152,8 +152,9 @@ def use_device(config: Config) -> None:
         from align.config_checks import fsdp_on_cpu
 
         raise fsdp_on_cpu(args.get("fsdp", True))
+    # Said aloud, because deepspeed (imported by accelerate) otherwise warns that it found no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if launch_env.under_deepspeed():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         args.setdefault("ddp_backend", "gloo")
         return
     args["use_cpu"] = True
