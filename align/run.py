@@ -62,6 +62,11 @@ def guarded(action: Callable[[], int | None]) -> int:
         return FAILED
 
 
+def guarded_once(action: Callable[[], int | None]) -> int:
+    """Do as `guarded`, on rank 0 alone: what trains nothing would be written by every rank."""
+    return DONE if launch_env.rank() else guarded(action)
+
+
 def _dispatch(method: str, argv: list[str]) -> int:
     arguments = parse_argv(argv)
     if arguments.help:

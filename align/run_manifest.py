@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ from align.files import fingerprint, write_atomic
 if TYPE_CHECKING:
     from align.config import Config
 
+_RECIPES = {"tokenizer": "train_tokenizer"}  # the others are called like their method
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers",
             "safetensors", "numpy", "deepspeed")  # fmt: skip
 # Settings that change what is watched or kept, not what is learned.
@@ -118,7 +118,7 @@ def begin(config: Config, argv: list[str], world_size: int) -> dict[str, Any]:
         "method": config.method,
         "finished": False,
         "started": now(),
-        "argv": [Path(sys.argv[0]).name, *argv],
+        "argv": [f"{_RECIPES.get(config.method, config.method)}.py", *argv],
         "world_size": world_size,
         "versions": versions,
         "git": _git(),

@@ -20,7 +20,7 @@ import yaml
 
 from align.config import DEFAULT_FILE, load_config
 from align.config_errors import UserError
-from align.run import guarded
+from align.run import guarded_once
 
 # tool: module with main(argv) -> int
 MAINS = {
@@ -37,7 +37,7 @@ _OWN_DRY_RUN = ("import_annotations",)
 def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(name, words))
+    return guarded_once(lambda: _run(name, words))
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -218,3 +218,12 @@ def test_a_second_run_goes_on_or_is_set_aside(runs, capsys):
     assert (runs / "sft.old-1" / "final").is_dir()
     assert "is now in" in capsys.readouterr().out
     assert rr.manifest(runs / "sft")["finished"] is True
+
+
+@pytest.mark.parametrize("recipe", [*TOOLS, "demo"])
+def test_what_trains_nothing_runs_on_the_first_rank_alone(tmp_path, monkeypatch, recipe):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with rr.inside(tmp_path):
+        assert rr.main_of(recipe)(["--config", rr.SMOKE]) == 0
+    assert list(tmp_path.iterdir()) == []
