@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from align.child import run_child
-from align.config import DEFAULT_FILE, Config, load_config, parse_argv
+from align.config import Config, load_config, parse_argv
 from align.config_errors import UserError
 from align.files import fingerprint
 from align.prerequisites import build, demo_data, is_ready, uses_demo_data
 from align.run import guarded_once
 from align.run_manifest import read_manifest, write_manifest
-from align.tools import to_words
+from align.tools import to_words, tool_options
 
 STAGES = ("tokenizer", "pretrain", "sft", "reward", "ppo", "dpo", "orpo")
 # The figure that stands for a stage in the closing table: the first that the run reports.
@@ -161,20 +161,11 @@ def _compare_headline(output: Path) -> str:
 
 
 def compare_options(config: Config) -> dict[str, Any]:
-    """Return the options of the comparison, moved to demo.root where that was overridden."""
-    options = config.tools.get("compare_runs")
-    if not options or not options.get("runs") or not options.get("output"):
+    """Return the options of the comparison."""
+    options = tool_options(config, "compare_runs")
+    if not options.get("runs") or not options.get("output"):
         raise UserError("tools.compare_runs", options, "names no runs or no output")
-    written = load_config("demo", ["--config", config.arguments.file or str(DEFAULT_FILE)])
-    old, new = written.demo.root, config.demo.root
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        inside = isinstance(value, str) and value.startswith(old + "/")
-        return new + value[len(old) :] if inside else value
-
-    return {name: moved(value) for name, value in options.items()}
+    return options
 
 
 def _files(options: dict[str, Any]) -> list[str]:
