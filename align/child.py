@@ -1,20 +1,19 @@
 """Stages in child processes of their own, which share one import of torch and its company.
 
-A stage's imports take as long as a small stage itself. Where nothing can go wrong with it (Linux
-without an accelerator: a driver that was touched does not survive a fork) a server process imports
-them once and forks a child for each stage; elsewhere each child is a new interpreter.
+A stage's imports take as long as a small stage itself. Where nothing can go wrong with it this
+process imports them once and a stage is a fork of it; elsewhere it is a new interpreter.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from align import launch_env
 
@@ -22,6 +21,8 @@ from align import launch_env
 _DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel", "/dev/davinci_manager", "/dev/dri",
             "/dev/dxg")  # fmt: skip
 _CODE = "import sys; from align.child import call; call(sys.argv[1], sys.argv[2:])"
+# How many threads this process had when it had imported torch for its children and not used it.
+_threads: int | None = None
 
 
 def run_child(module: str, argv: list[str]) -> int:
@@ -35,18 +36,29 @@ def run_child(module: str, argv: list[str]) -> int:
     if not can_fork():
         command = [sys.executable, "-c", _CODE, module, *argv]
         return subprocess.run(command, env=env, check=False).returncode
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["align.child_imports"])
-    child = context.Process(target=_forked, args=(module, argv, env, os.getcwd()), name=module)
-    with _environment(env):  # the server is started by the first child, and imports with this
-        child.start()
-    child.join()
-    return child.exitcode or 0
+    _import_once()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _be_child(module, argv, env)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def can_fork() -> bool:
-    """Return whether children may be forks of a process that has imported torch."""
-    return sys.platform == "linux" and not any(Path(path).exists() for path in _DEVICES)
+    """Return whether children may be forks of this process.
+
+    Not where there is an accelerator (a driver that was touched does not survive a fork), nor when
+    torch has computed here: a fork waits for ever for the threads of its pool.
+    """
+    if sys.platform != "linux" or has_accelerator():
+        return False
+    return "torch" not in sys.modules if _threads is None else _count_threads() <= _threads
+
+
+def has_accelerator() -> bool:
+    """Return whether a driver of an accelerator is loaded."""
+    return any(Path(path).exists() for path in _DEVICES)
 
 
 def call(module: str, argv: list[str]) -> None:
@@ -54,23 +66,33 @@ def call(module: str, argv: list[str]) -> None:
     sys.exit(importlib.import_module(module).main(argv))
 
 
-def _forked(module: str, argv: list[str], env: dict[str, str], folder: str) -> None:
-    # The server stands where it was started, with the environment of that moment.
-    _set_environment(env)
-    os.chdir(folder)
-    call(module, argv)
+def _import_once() -> None:
+    global _threads
+    if _threads is not None:
+        return
+    # deepspeed asks for its device when it is imported; there is only the CPU where we fork.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    importlib.import_module("align.train.ppo")  # and with it what the other stages import
+    _threads = _count_threads()
 
 
-def _set_environment(env: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(env)
+def _count_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
-@contextmanager
-def _environment(env: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    _set_environment(env)
+def _be_child(module: str, argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Never return: what the parent would do after the fork is the parent's alone."""
+    code = 1
     try:
-        yield
+        os.environ.clear()
+        os.environ.update(env)
+        call(module, argv)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
-        _set_environment(before)
+        atexit._run_exitfuncs()  # a tracker's last upload, say
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

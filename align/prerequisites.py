@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from align import launch_env
 from align.child import run_child
-from align.config import DEFAULT_FILE, load_config
+from align.config import DEFAULT_FILE, SCRIPTS, load_config
 from align.config_errors import UserError
 from align.run_manifest import read_manifest, recipe_hash
 
@@ -157,7 +157,7 @@ def ensure(stage: str, config: Config) -> None:
         return None
     if not config.demo.build:
         reason = f"but stage '{stage}' ({run_dir}) is not finished"
-        raise UserError("demo.build", False, reason, f"Use true, or run recipes/{stage}.py")
+        raise UserError("demo.build", False, reason, f"Use true, or run recipes/{SCRIPTS[stage]}")
     if launch_env.local_rank() != 0:
         return _wait(lambda: is_finished(run_dir))
     say(f"building {run_dir}, which {config.method} needs")

@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.config import SCRIPTS
 from align.config_errors import UserError
 from align.files import fingerprint, write_atomic
 
 if TYPE_CHECKING:
     from align.config import Config
 
-_RECIPES = {"tokenizer": "train_tokenizer"}  # the others are called like their method
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers",
             "safetensors", "numpy", "deepspeed")  # fmt: skip
 # Settings that change what is watched or kept, not what is learned.
@@ -118,7 +118,7 @@ def begin(config: Config, argv: list[str], world_size: int) -> dict[str, Any]:
         "method": config.method,
         "finished": False,
         "started": now(),
-        "argv": [f"{_RECIPES.get(config.method, config.method)}.py", *argv],
+        "argv": [SCRIPTS[config.method], *argv],
         "world_size": world_size,
         "versions": versions,
         "git": _git(),

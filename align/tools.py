@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +119,7 @@ def _take_overrides(words: list[str]) -> tuple[list[str], list[str]]:
             rest.append(word)
             continue
         overrides.append(word)
-        if "=" not in word:
-            overrides += [value for value in [next(given, None)] if value is not None]
+        overrides += [] if "=" in word else islice(given, 1)
     return rest, overrides
 
 

@@ -150,8 +150,7 @@ def test_building_may_be_forbidden(place, capsys):
     assert not (place / "stages").exists()
 
 
-def test_a_stage_that_cannot_be_built_is_the_users_to_correct(place, capfd, monkeypatch):
-    monkeypatch.setattr("align.child.can_fork", lambda: False)  # a server's output is not caught
+def test_a_stage_that_cannot_be_built_is_the_users_to_correct(place, capfd):
     with rr.inside(place):
         words = ["--config", "auto.yaml", "--tokenizer.vocab_size", "100000"]
         assert rr.main_of("pretrain")(words) == 2
