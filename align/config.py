@@ -29,6 +29,7 @@ TOOLS = (
     "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
     "export_model", "demo",
 )  # fmt: skip
+SCRIPTS = {name: f"{name}.py" for name in METHODS} | {"tokenizer": "train_tokenizer.py"}
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "recipes" / "configs" / "demo.yaml"
 
 

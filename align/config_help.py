@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from align import config_schema as schema
+from align.config import SCRIPTS
 from align.config_errors import NO_VALUE
 
 SUMMARY = {
@@ -19,14 +20,13 @@ SUMMARY = {
     "orpo": "Odds-ratio preference optimisation on preferences.",
     "ppo": "Proximal policy optimisation from a reward.",
 }
-_SCRIPTS = {"tokenizer": "train_tokenizer"}
 
 
 def help_text(method: str) -> str:
     """Return the help of one method."""
-    script = _SCRIPTS.get(method, method)
     lines = [
-        f"usage: [accelerate launch] recipes/{script}.py [--config FILE] [--section.key VALUE …]",
+        f"usage: [accelerate launch] recipes/{SCRIPTS[method]} [--config FILE] "
+        "[--section.key VALUE …]",
         "",
         SUMMARY.get(method, ""),
         "",

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align import launch_env
-from align.config import DEFAULT_FILE, Config, load_config, parse_argv
+from align.child import run_child
+from align.config import Config, load_config, parse_argv
 from align.config_errors import UserError
 from align.files import fingerprint
 from align.prerequisites import build, demo_data, is_ready, uses_demo_data
-from align.run import guarded
+from align.run import guarded_once
 from align.run_manifest import read_manifest, write_manifest
-from align.tools import to_words
+from align.tools import to_words, tool_options
 
 STAGES = ("tokenizer", "pretrain", "sft", "reward", "ppo", "dpo", "orpo")
 # The figure that stands for a stage in the closing table: the first that the run reports.
@@ -34,7 +33,6 @@ HEADLINES = {
     "dpo": ("eval_accuracy", "eval_loss", "train_loss"),
     "orpo": ("eval_accuracy", "eval_loss", "train_loss"),
 }
-_COMPARE = "import sys; from align.evaluation.compare import main; sys.exit(main(sys.argv[1:]))"
 USAGE = """usage: recipes/demo.py [--config FILE] [--section.key VALUE …]
                        [--print_config] [--dry_run]
 
@@ -46,7 +44,7 @@ reaches one."""
 def run_demo(argv: Sequence[str] | None = None) -> int:
     """Run the whole pipeline; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(words))
+    return guarded_once(lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:
@@ -139,11 +137,7 @@ def _compare(config: Config, place: str) -> tuple[str, str, str]:
         spent = "reused"
     else:
         print(f"[demo {place}] compare: running", flush=True)
-        command = [sys.executable, "-c", _COMPARE, *to_words(options)]
-        env = launch_env.single_process_env()
-        repository = str(Path(__file__).resolve().parent.parent)
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, env.get("PYTHONPATH", "")]))
-        if subprocess.run(command, env=env, check=False).returncode != 0:
+        if run_child("align.evaluation.compare", to_words(options)) != 0:
             raise RuntimeError("the comparison failed; see the message above")
         duration = time.monotonic() - start
         manifest = {"method": "compare", "finished": True, "compared": wanted}
@@ -167,20 +161,11 @@ def _compare_headline(output: Path) -> str:
 
 
 def compare_options(config: Config) -> dict[str, Any]:
-    """Return the options of the comparison, moved to demo.root where that was overridden."""
-    options = config.tools.get("compare_runs")
-    if not options or not options.get("runs") or not options.get("output"):
+    """Return the options of the comparison."""
+    options = tool_options(config, "compare_runs")
+    if not options.get("runs") or not options.get("output"):
         raise UserError("tools.compare_runs", options, "names no runs or no output")
-    written = load_config("demo", ["--config", config.arguments.file or str(DEFAULT_FILE)])
-    old, new = written.demo.root, config.demo.root
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        inside = isinstance(value, str) and value.startswith(old + "/")
-        return new + value[len(old) :] if inside else value
-
-    return {name: moved(value) for name, value in options.items()}
+    return options
 
 
 def _files(options: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ No torch here: these answers are needed before a process group exists.
 
 from __future__ import annotations
 
+import logging
 import os
 
 from align.config_errors import NO_VALUE, UserError
@@ -27,6 +28,8 @@ def set_defaults() -> None:
     # Threads that wait in a loop starve each other as soon as anything else runs on the machine: a
     # small matrix product then takes milliseconds instead of microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # bitsandbytes looks for an optional kernel on the hub whenever peft imports it, and warns.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def asked_world() -> int:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import launch_env
-from align.config import DEFAULT_FILE, load_config
+from align.child import run_child
+from align.config import DEFAULT_FILE, SCRIPTS, load_config
 from align.config_errors import UserError
 from align.run_manifest import read_manifest, recipe_hash
 
@@ -158,7 +157,7 @@ def ensure(stage: str, config: Config) -> None:
         return None
     if not config.demo.build:
         reason = f"but stage '{stage}' ({run_dir}) is not finished"
-        raise UserError("demo.build", False, reason, f"Use true, or run recipes/{stage}.py")
+        raise UserError("demo.build", False, reason, f"Use true, or run recipes/{SCRIPTS[stage]}")
     if launch_env.local_rank() != 0:
         return _wait(lambda: is_finished(run_dir))
     say(f"building {run_dir}, which {config.method} needs")
@@ -167,11 +166,7 @@ def ensure(stage: str, config: Config) -> None:
 
 def build(stage: str, argv: list[str]) -> None:
     """Run one stage in a child process of its own; raise if it fails."""
-    command = [sys.executable, "-m", "align.run", stage, *argv]
-    env = launch_env.single_process_env()
-    root = str(Path(__file__).resolve().parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))
-    code = subprocess.run(command, env=env, check=False).returncode
+    code = run_child("align.run", [stage, *argv])
     if code == 2:
         raise UserError(stage, " ".join(argv), "cannot be built; see the message above")
     if code != 0:

@@ -62,6 +62,11 @@ def guarded(action: Callable[[], int | None]) -> int:
         return FAILED
 
 
+def guarded_once(action: Callable[[], int | None]) -> int:
+    """Do as `guarded`, on rank 0 alone: what trains nothing would be written by every rank."""
+    return DONE if launch_env.rank() else guarded(action)
+
+
 def _dispatch(method: str, argv: list[str]) -> int:
     arguments = parse_argv(argv)
     if arguments.help:
@@ -152,8 +157,9 @@ def use_device(config: Config) -> None:
         from align.config_checks import fsdp_on_cpu
 
         raise fsdp_on_cpu(args.get("fsdp", True))
+    # Said aloud, because deepspeed (imported by accelerate) otherwise warns that it found no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if launch_env.under_deepspeed():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         args.setdefault("ddp_backend", "gloo")
         return
     args["use_cpu"] = True

@@ -7,12 +7,12 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.config import SCRIPTS
 from align.config_errors import UserError
 from align.files import fingerprint, write_atomic
 
@@ -118,7 +118,7 @@ def begin(config: Config, argv: list[str], world_size: int) -> dict[str, Any]:
         "method": config.method,
         "finished": False,
         "started": now(),
-        "argv": [Path(sys.argv[0]).name, *argv],
+        "argv": [SCRIPTS[config.method], *argv],
         "world_size": world_size,
         "versions": versions,
         "git": _git(),

@@ -1,7 +1,7 @@
 """The recipes that train nothing: their own options, or the `tools` section of a config file.
 
     recipes/export_model.py --model runs/sft/final --output exported
-    recipes/export_model.py --config my.yaml [--output elsewhere]
+    recipes/export_model.py --config my.yaml [--output elsewhere] [--demo.root elsewhere]
 
 `tools.export_model: {model: …, output: …}` in the file stands for `--model … --output …`; what is
 on the command line comes after it and wins. Without any argument the demo's file is read.
@@ -10,17 +10,22 @@ on the command line comes after it and wins. Without any argument the demo's fil
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from align.config import DEFAULT_FILE, load_config
 from align.config_errors import UserError
-from align.run import guarded
+from align.run import guarded_once
+
+if TYPE_CHECKING:
+    from align.config import Config
 
 # tool: module with main(argv) -> int
 MAINS = {
@@ -32,22 +37,24 @@ MAINS = {
 }
 # These have a --dry_run of their own, which shows more than the command.
 _OWN_DRY_RUN = ("import_annotations",)
+_OVERRIDE = re.compile(r"--[a-z_]+\.[^=]+(=|$)")
 
 
 def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _run(name, words))
+    return guarded_once(lambda: _run(name, words))
 
 
 def _run(name: str, words: list[str]) -> int:
     words, flags = _take(words, ("--print_config", "--dry_run"))
     file, words = _take_value(words, "--config")
     asks_help = "-h" in words or "--help" in words
+    words, overrides = _take_overrides(words)
     options: dict[str, Any] = {}
-    if file or (not words and not asks_help):
-        config = load_config(name, ["--config", file or str(DEFAULT_FILE)])
-        options = config.tools.get(name, {})
+    if file or overrides or (not words and not asks_help):
+        config = load_config(name, ["--config", file or str(DEFAULT_FILE), *overrides])
+        options = tool_options(config, name)
         if not options and not words:
             raise UserError(
                 f"tools.{name}", None, "is not in the config, and there are no options",
@@ -68,6 +75,23 @@ def _run(name: str, words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
 
 
+def tool_options(config: Config, name: str) -> dict[str, Any]:
+    """Return `tools.<name>`, its paths moved to demo.root where that was overridden."""
+    options = config.tools.get(name) or {}
+    if not any(key == "demo.root" for key, _ in config.arguments.overrides):
+        return options
+    written = load_config(name, ["--config", config.arguments.file or str(DEFAULT_FILE)])
+    old, new = written.demo.root, config.demo.root
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        inside = isinstance(value, str) and value.startswith(old + "/")
+        return new + value[len(old) :] if inside else value
+
+    return {key: moved(value) for key, value in options.items()}
+
+
 def to_words(options: Mapping[str, Any]) -> list[str]:
     """Return options as a command line: true is a bare flag; `runs` has no option name."""
     words: list[str] = [str(run) for run in options.get("runs") or []]
@@ -84,6 +108,19 @@ def to_words(options: Mapping[str, Any]) -> list[str]:
 
 def _take(words: list[str], flags: tuple[str, ...]) -> tuple[list[str], set[str]]:
     return [w for w in words if w not in flags], {w for w in words if w in flags}
+
+
+def _take_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off `--section.key VALUE`: no tool has an option with a dot in its name."""
+    rest, overrides = [], []
+    given = iter(words)
+    for word in given:
+        if not _OVERRIDE.match(word):
+            rest.append(word)
+            continue
+        overrides.append(word)
+        overrides += [] if "=" in word else islice(given, 1)
+    return rest, overrides
 
 
 def _take_value(words: list[str], name: str) -> tuple[str | None, list[str]]:

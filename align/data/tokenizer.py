@@ -157,7 +157,7 @@ def compression(tokenizer: Any, texts: Iterable[str]) -> dict[str, float]:
     chars = size = tokens = fallback = 0
     byte_ids = set(tokenizer.convert_tokens_to_ids(list(BYTES)))
     for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if tokenizer.decode(ids, skip_special_tokens=False) != text:
             raise ValueError(f"the tokenizer changes {text[:80]!r}")
         chars, size, tokens = chars + len(text), size + len(text.encode()), tokens + len(ids)

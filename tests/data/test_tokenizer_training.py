@@ -133,7 +133,7 @@ def test_compression_by_hand():
         def convert_tokens_to_ids(self, tokens):
             return [-1] * len(tokens)
 
-        def __call__(self, text, add_special_tokens):
+        def __call__(self, text, add_special_tokens, verbose):
             return {"input_ids": [ord(c) for c in text]}
 
         def decode(self, ids, skip_special_tokens):
@@ -149,7 +149,7 @@ def test_compression_refuses_a_lossy_tokenizer(tokenizer):
     class Lossy:
         convert_tokens_to_ids = staticmethod(tokenizer.convert_tokens_to_ids)
 
-        def __call__(self, text, add_special_tokens):
+        def __call__(self, text, add_special_tokens, verbose):
             return tokenizer(text.lower(), add_special_tokens=add_special_tokens)
 
         decode = staticmethod(tokenizer.decode)

@@ -117,6 +117,20 @@ def test_two_processes_take_the_steps_of_one(pair):
     close(alone, both)
 
 
+def test_a_tool_runs_once_under_two_processes(tmp_path):
+    text = tmp_path / "in.txt"
+    text.write_text("房间很干净，早餐也不错。\nA quiet room with a good breakfast.\n" * 2)
+    done = launch(
+        "recipes/clean_corpus.py",
+        ["--input", str(text), "--output", str(tmp_path / "out")],
+        config_file("cpu2"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = (tmp_path / "out" / "corpus.txt").read_text().splitlines()
+    assert sorted(kept) == ["A quiet room with a good breakfast.", "房间很干净，早餐也不错。"]
+    assert done.stdout.count("kept 2 paragraphs") == 1
+
+
 def test_a_checkpoint_has_the_files_of_both_ranks_and_says_so(pair):
     method, both, _ = pair
     folder = both / "checkpoint-2"

@@ -10,6 +10,7 @@ import time
 import pytest
 import recipe_runs as rr
 import torch
+import yaml
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -218,3 +219,24 @@ def test_a_second_run_goes_on_or_is_set_aside(runs, capsys):
     assert (runs / "sft.old-1" / "final").is_dir()
     assert "is now in" in capsys.readouterr().out
     assert rr.manifest(runs / "sft")["finished"] is True
+
+
+@pytest.mark.parametrize("recipe", [*TOOLS, "demo"])
+def test_what_trains_nothing_runs_on_the_first_rank_alone(tmp_path, monkeypatch, recipe):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with rr.inside(tmp_path):
+        assert rr.main_of(recipe)(["--config", rr.SMOKE]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tool_takes_overrides_and_follows_demo_root(tmp_path, capsys):
+    words = ["--config", rr.SMOKE, "--demo.root", str(tmp_path / "there"), "--print_config"]
+    assert rr.main_of("compare_runs")([*words, "--tools.compare_runs.max_new_tokens=7"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)["tools"]["compare_runs"]
+    assert shown["runs"] == [str(tmp_path / "there" / name) for name in ("sft", "dpo")]
+    assert shown["output"] == str(tmp_path / "there" / "compare")
+    assert shown["prompts"].endswith("recipes/data/heldout_prompts.jsonl")
+    assert shown["max_new_tokens"] == 7
+    assert rr.main_of("compare_runs")(["--config", rr.SMOKE, "--demo.rot", "x"]) == 2
+    assert "'demo.root'" in capsys.readouterr().err
