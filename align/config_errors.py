@@ -41,11 +41,17 @@ class StopRequested(Exception):
     """A signal asked the run to stop and a checkpoint was saved (exit code 75)."""
 
 
-def show(value: Any, limit: int = 80) -> str:
-    """Return the value as a user would write it, shortened to `limit` characters."""
+def show(value: Any, limit: int = 240) -> str:
+    """Return the value as a user would write it; the middle is left out beyond `limit` characters.
+
+    What tells two long paths apart stands at their ends.
+    """
     text = {None: "null", True: "true", False: "false"}.get(value) if _is_simple(value) else None
     text = repr(value) if text is None else text
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    if len(text) <= limit:
+        return text
+    half = (limit - 1) // 2
+    return f"{text[: limit - 1 - half]}…{text[len(text) - half :]}"
 
 
 def _is_simple(value: Any) -> bool:

@@ -224,3 +224,12 @@ def test_loading_imports_nothing_heavy():
     assert done.stdout.splitlines() == [
         "ppo.lamb=1 is not a known key. Did you mean 'ppo.lam'?", "[]"
     ]  # fmt: skip
+
+
+def test_a_long_value_keeps_both_of_its_ends():
+    path = f"/data/{'x' * 500}/export.jsonl"
+    said = str(UserError("input", path, "is empty", "Export again"))
+    assert said.startswith("input='/data/xxx")
+    assert said.endswith("xxx/export.jsonl' is empty. Export again.")
+    assert len(said) < 300
+    assert "…" in said
