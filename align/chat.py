@@ -28,14 +28,17 @@ Messages = Sequence[Any]
 def prepare_tokenizer(tokenizer: Any, chat_template: str | None = None) -> Any:
     """Sets the chat template, the pad token (EOS when there is none) and right padding, in place.
 
-    chat_template: one of ``TEMPLATES``, a jinja file, or None for the tokenizer's own. Ours write
-    BOS only for a tokenizer that adds it to plain text too, as its base model has seen it. In
-    chatml an assistant turn ends with EOS where the vocabulary has no <|im_end|>.
+    chat_template: one of ``TEMPLATES``, a jinja file, None for the tokenizer's own, or "auto" for
+    the tokenizer's own and else the demo's, zh_instruction. Ours write BOS only for a tokenizer
+    that adds it to plain text too, as its base model has seen it. In chatml an assistant turn ends
+    with EOS where the vocabulary has no <|im_end|>.
     Raises UserError when there is no template, no such file, or the template cannot be used.
     """
     if tokenizer.eos_token_id is None:
         raise UserError("policy.path", tokenizer.name_or_path, "has a tokenizer without eos_token",
                         "Set eos_token in its tokenizer_config.json")  # fmt: skip
+    if chat_template == "auto":
+        chat_template = None if tokenizer.chat_template else "zh_instruction"
     if chat_template is not None:
         tokenizer.chat_template = _load_template(tokenizer, chat_template)
     elif not tokenizer.chat_template:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from align import config_checks, config_files, config_parse
+from align import config_checks, config_files, config_own_data, config_parse
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
 from align.config_yaml import assign, parse_value, read_yaml
@@ -209,6 +209,7 @@ def finish(config: Config) -> None:
         args.setdefault("eval_strategy", "steps")
     if config.train.output_dir == "auto":
         config.train.output_dir = os.path.join(config.demo.root, config.method)
+    config_own_data.follow_own_data(config)
     config_checks.check_rules(config)
     config_files.check_files(config)
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from align.config_checks import NEEDED
 from align.config_errors import NO_VALUE, UserError, missing_file, nearest
+from align.config_own_data import data_read
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -23,14 +24,7 @@ _MODEL_FILES = ("config.json", "adapter_config.json", "*.gguf")
 def check_files(config: Config) -> None:
     """Raise UserError for a file or model that `config.method` reads and that does not exist."""
     data, method = config.data, config.method
-    names = {NEEDED.get(method), "validation" if method in NEEDED else None}
-    if method == "ppo" and data.prompts is None:
-        names.add("preferences")
-    if method == "ppo" and config.ppo.ptx_coef > 0:
-        names.add("sft")
-    if method in NEEDED and config.policy.path is None and config.pretrain.tokenizer is None:
-        names.add("text")  # a tokenizer is trained on it
-    for name in sorted(filter(None, names)):
+    for name in (*data_read(config), *(["validation"] if method in NEEDED else [])):
         _file(f"data.{name}", getattr(data, name), folder_too=method in ("tokenizer", "pretrain"))
     if method in NEEDED:
         _output_dir(config.train.output_dir)
@@ -82,7 +76,7 @@ def _output_dir(path: str) -> None:
 
 def _template(template: str | None) -> None:
     names = ("chatml", "zh_instruction", "inst")
-    if template is None or template in names:
+    if template in (None, "auto", *names):
         return None
     if template.endswith((".jinja", ".jinja2", ".txt")) or os.sep in template:
         return _file("data.chat_template", template)

@@ -83,7 +83,9 @@ class Data:
     truncation: Literal["keep_start", "keep_end"] = key("keep_end", "which end of a prompt stays")
     shuffle: bool = key(True, "shuffle the training records every epoch")
     chat_template: str | None = key(
-        None, "chatml, zh_instruction, inst, a .jinja file; null: the tokenizer's own"
+        None,
+        "chatml, zh_instruction, inst, a .jinja file; null: the tokenizer's own; auto: the same, "
+        "and zh_instruction where it has none",
     )
     num_proc: int | None = key(None, "processes for tokenising", ge=1)
 
@@ -170,9 +172,7 @@ class MissingEos:
     """What a completion without a stop token scores."""
 
     mode: Literal["none", "set", "subtract"] = key("none", "set: score := value; subtract: −value")
-    value: float | None = key(
-        None, "penalty, null: 1; with mode set the score itself, null: −1"
-    )
+    value: float | None = key(None, "penalty, null: 1; with mode set the score itself, null: −1")
 
 
 @dataclass

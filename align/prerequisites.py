@@ -8,7 +8,6 @@ minutes would outlast the group's timeouts.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from align import launch_env
 from align.child import run_child
 from align.config import DEFAULT_FILE, SCRIPTS, load_config
 from align.config_errors import UserError
+from align.config_own_data import data_read
 from align.run_manifest import read_manifest, recipe_hash
 
 if TYPE_CHECKING:
@@ -86,9 +86,10 @@ def demo_files(config: Config) -> dict[str, str]:
 
 
 def uses_demo_data(config: Config) -> bool:
-    """Return whether any data key is `auto` (call before `fill`)."""
-    values = [getattr(config.data, f.name) for f in dataclasses.fields(config.data)]
-    return "auto" in [*values, config.eval.prompts]
+    """Return whether `config.method` reads a file of the demo's (call before `fill`)."""
+    names = [*data_read(config), "validation"]
+    values = [getattr(config.data, name) for name in names]
+    return "auto" in [*values, config.eval.prompts if config.method == "ppo" else None]
 
 
 def has_demo_data(config: Config) -> bool:

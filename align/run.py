@@ -111,6 +111,11 @@ def _execute(config: Config, argv: list[str]) -> int:
         write_atomic(run_dir / "config.yaml", config.to_yaml())
         write_manifest(run_dir, manifest)
     say(f"{config.method}: writing to {run_dir}")
+    own = [
+        name for name, _ in config.arguments.overrides if name.startswith(("policy.path", "data."))
+    ]
+    if own and config.arguments.file is None:
+        say("no --config: what you did not set is the demo's setting; --print_config shows it")
     start = time.monotonic()
     try:
         use_device(config)

@@ -210,3 +210,27 @@ def test_the_demo_runs_every_stage_and_then_reuses_them(tmp_path):
     assert changed.returncode == 0, changed.stderr
     assert "dpo: settings or inputs have changed" in changed.stdout
     assert changed.stdout.count("nothing has changed") == 6
+
+
+def test_own_preferences_bring_no_held_out_votes_of_the_demo(place, monkeypatch):
+    from align import prerequisites
+    from align.config import load_config
+
+    monkeypatch.chdir(place)
+    (place / "mine.jsonl").write_text("", encoding="utf-8")
+    words = ["--data.preferences", "mine.jsonl"]
+    reward = load_config("reward", words)
+    assert reward.data.validation is None
+    assert reward.data.validation_fraction > 0
+    assert not prerequisites.uses_demo_data(reward)
+
+    ppo = load_config("ppo", words)
+    assert (ppo.prompts_path, ppo.eval.prompts) == ("mine.jsonl", None)
+    # A held-out file of one's own stays, and what was not given is still the demo's.
+    named = load_config("dpo", [*words, "--data.validation", "mine.jsonl"])
+    assert named.data.validation == "mine.jsonl"
+    sft = load_config("sft", words)
+    assert prerequisites.uses_demo_data(sft)
+    prerequisites.fill(sft)
+    assert sft.data.sft == "runs/demo/data/sft.jsonl"
+    assert sft.data.validation == "runs/demo/data/sft_heldout.jsonl"
