@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from align.config_errors import UserError
+from align.json_text import loads
 from reward_models.annotations.archives import BROKEN, Source, as_source, is_workbook
 from reward_models.annotations.binary_tables import arrow_rows, parquet_rows, seekable, xlsx_rows
 from reward_models.annotations.columns import renamed
@@ -169,7 +170,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
 
 def _parse_line(raw: bytes, name: str, line: int, number: int) -> Row:
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = loads(raw)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper([value], MAX_DEPTH):
             return Row(name, line, number, error=TOO_DEEP)
         return Row(name, line, number, value)
