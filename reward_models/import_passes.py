@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from align.data.splits import assign
 from align.jsonl import short
@@ -23,13 +23,16 @@ from reward_models.annotations.packing import from_plain, pack, plain, unpack
 from reward_models.annotations.spool import Spool, digest
 from reward_models.import_lines import GroupLines
 from reward_models.preferences import Vote, targets, votes
+from reward_models.quality import Quality
+from reward_models.workers import Workers
 
 if TYPE_CHECKING:
     from reward_models.importing import ImportSettings
-    from reward_models.quality import Quality
 
 SPLITS = ("train", "validation", "test")
 BUFFER = 1 << 20
+# Comparisons and bytes of a batch.
+BATCH, BATCH_BYTES = 256, 1 << 20
 # Votes by pair of candidates; file, line and number of a row.
 Found = Mapping[tuple[int, int], Sequence[Vote]]
 Where = tuple[str | None, int | None, int | None]
@@ -107,21 +110,25 @@ class Collected:
         """folder: where the disk space is taken."""
         self._spool = Spool(folder)
 
-    def add(self, row: Row | None, group: PreferenceGroup) -> None:
-        """Keeps a group. row: the (first) row that it came from."""
-        where: Where = (row.file, row.line, row.number) if row else (None, None, None)
-        key = cached_prompt_key(group.prompt)
-        self._spool.add(digest(group.group_id), pack((where, key, plain(group))))
+    def add(self, key: bytes, value: bytes) -> None:
+        """Keeps a group, ``packed``."""
+        self._spool.add(key, value)
 
-    def merged(self) -> Iterator[tuple[Where, str, PreferenceGroup]]:
-        """(where its first row stands, key of its prompt, group) of each comparison.
+    def batches(self) -> Iterator[list[list[bytes]]]:
+        """Lists of comparisons: the packed groups of each, to be ``merged``.
 
         In order of first appearance.
         """
+        some: list[list[bytes]] = []
+        size = 0
         for parts in self._spool.groups():
-            found = [unpack(part) for part in parts]
-            where, key, _ = found[0]
-            yield where, key, merge([from_plain(group) for *_, group in found])
+            some.append(parts)
+            size += sum(map(len, parts))
+            if len(some) >= BATCH or size >= BATCH_BYTES:
+                yield some
+                some, size = [], 0
+        if some:
+            yield some
 
     def __len__(self) -> int:
         return len(self._spool)
@@ -131,6 +138,26 @@ class Collected:
         self._spool.close()
 
 
+def packed(row: Row | None, group: PreferenceGroup) -> tuple[bytes, bytes]:
+    """(key, value) of a group for ``Collected``. row: the (first) row that it came from."""
+    where: Where = (row.file, row.line, row.number) if row else (None, None, None)
+    key = cached_prompt_key(group.prompt)
+    return digest(group.group_id), pack((where, key, plain(group)))
+
+
+def unpacked(value: bytes) -> tuple[Where, str, PreferenceGroup]:
+    """(where its row stands, key of its prompt, group) of a ``packed`` value."""
+    where, key, group = unpack(value)
+    return where, key, from_plain(group)
+
+
+def merged(parts: Sequence[bytes]) -> tuple[Where, str, PreferenceGroup]:
+    """(where its first row stands, key of its prompt, group) of a comparison."""
+    found = [unpacked(part) for part in parts]
+    where, key, group = found[0]
+    return where, key, group if len(found) == 1 else merge([group for *_, group in found])
+
+
 @dataclass
 class Written:
     """What the second pass wrote."""
@@ -138,6 +165,12 @@ class Written:
     groups: Counts = field(default_factory=Counts)
     splits: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
+
+    def add(self, more: Written) -> None:
+        """Takes the counts of later groups."""
+        self.groups += more.groups
+        self.splits.update(more.splits)
+        self.pairs += more.pairs
 
 
 def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
@@ -151,47 +184,95 @@ def _parts(fractions: Sequence[float]) -> dict[str, float]:
 
 def write_all(
     collected: Collected,
-    settings: ImportSettings,
     aggregator: PerGroup | Aggregator,
     quality: Quality,
     work: Path,
     reject: Callable[[dict[str, Any]], None],
+    workers: Workers,
 ) -> Written:
-    """Second pass: groups, splits and pairs go to files in ``work``."""
-    if not isinstance(aggregator, PerGroup):
-        for *_, group in collected.merged():
-            aggregator.observe(group)
-    written, parts = Written(), _parts(settings.fractions)
+    """Second pass: groups, splits and pairs go to files in ``work``.
+
+    workers: their setup is the ImportSettings.
+    """
+    batches = collected.batches()
+    if isinstance(aggregator, PerGroup):
+        made = (lines for _, lines in workers.map(lines_of, batches))
+    else:
+        for batch in collected.batches():
+            for parts in batch:
+                aggregator.observe(merged(parts)[2])
+        made = (lines_of(workers.setup, batch, aggregator) for batch in batches)
+    written = Written()
     with ExitStack() as stack:
         out = {
             name: stack.enter_context(open(work / f"{name}.jsonl", "wb", BUFFER))
             for name in ("preferences", "pairs", *SPLITS)
         }
-        for where, key, group in collected.merged():
-            file, line, number = where
-            place = row_place(file, line, number) if file else None
-            # Of an earlier import, whose votes were others.
-            group.meta.pop("aggregated", None)
-            found = votes(group)
-            if isinstance(aggregator, PerGroup) and aggregator.takes_all:
-                made = aggregator.targets(group, found)
-            else:
-                made = aggregator.targets(group)
-            if not made:
-                written.groups.drop("no_pair", where=place)
-                reject(_no_pair(where, group))
-                continue
-            written.groups.use()
-            split = assign(key, parts, settings.seed)
-            written.splits[split] += 1
-            written.pairs += len(made)
-            quality.observe(group, key, split, place, found)
-            lines = GroupLines(group)
-            record = lines.record()
-            out["preferences"].write(record)
-            out[split].write(record)
-            out["pairs"].write(lines.pairs(made, split))
+        splits = [out[name] for name in SPLITS]
+        for lines in made:
+            written.add(lines.written)
+            quality.add(lines.quality)
+            for record in lines.rejects:
+                reject(record)
+            out["preferences"].write(lines.records)
+            out["pairs"].write(lines.pairs)
+            records, start = memoryview(lines.records), 0
+            for split, end in zip(lines.splits, lines.ends, strict=True):
+                splits[split].write(records[start:end])
+                start = end
     return written
+
+
+class Lines(NamedTuple):
+    """What some comparisons become. splits, ends: of each record, its place in ``SPLITS``, its end.
+
+    rejects: of comparisons that make no pair.
+    """
+
+    written: Written
+    quality: Quality
+    records: bytes
+    pairs: bytes
+    splits: bytes
+    ends: list[int]
+    rejects: list[dict[str, Any]]
+
+
+def lines_of(
+    settings: ImportSettings,
+    batch: Sequence[Sequence[bytes]],
+    aggregator: PerGroup | Aggregator | None = None,
+) -> Lines:
+    """The lines of some comparisons. aggregator: by default that of the settings."""
+    aggregator = aggregator or PerGroup(settings)
+    takes_all = isinstance(aggregator, PerGroup) and aggregator.takes_all
+    written, quality, parts = Written(), Quality(part=True), _parts(settings.fractions)
+    records, pairs, splits, ends, rejects, end = [], [], bytearray(), [], [], 0
+    for packed_groups in batch:
+        where, key, group = merged(packed_groups)
+        file, line, number = where
+        place = row_place(file, line, number) if file else None
+        # Of an earlier import, whose votes were others.
+        group.meta.pop("aggregated", None)
+        found = votes(group)
+        made = aggregator.targets(group, found) if takes_all else aggregator.targets(group)
+        if not made:
+            written.groups.drop("no_pair", where=place)
+            rejects.append(_no_pair(where, group))
+            continue
+        split = assign(key, parts, settings.seed)
+        written.groups.used += 1
+        written.splits[split] += 1
+        written.pairs += len(made)
+        quality.observe(group, key, split, place, found)
+        lines = GroupLines(group)
+        record = lines.record()
+        records.append(record)
+        pairs.append(lines.pairs(made, split))
+        splits.append(SPLITS.index(split))
+        end += len(record)
+        ends.append(end)
+    return Lines(written, quality, b"".join(records), b"".join(pairs), bytes(splits), ends, rejects)
 
 
 def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:

@@ -262,7 +262,7 @@ class Quality:
             "rankings": self.rankings, "timed votes": timed, "candidates": answers,
         }  # fmt: skip
         count = self.findings.count
-        untouched = sum(n / math.factorial(k) for k, n in sorted(self.ranked.items()))
+        untouched = sum((n / math.factorial(k) for k, n in sorted(self.ranked.items())), 0.0)
         longer = [sum(column) for column in zip(*self._longer, strict=True)]
         return {
             "groups": self.groups,

@@ -44,7 +44,7 @@ class Workers:
 
     def __init__(self, n: int, setup: Any = None):
         """n: how many processes. setup: given to every call; it must be picklable."""
-        self._setup = setup
+        self.setup = setup
         self._links: list[Connection] = []
         self._processes: list[Any] = []
         self._senders: list[_Sender] = []
@@ -89,7 +89,7 @@ class Workers:
         """
         if not self._links:
             for batch in batches:
-                yield batch, function(self._setup, batch)
+                yield batch, function(self.setup, batch)
             return
         away: deque[tuple[int, Any]] = deque()
         for turn, batch in enumerate(batches):
@@ -114,7 +114,7 @@ class Workers:
                 f"lost one: it ended with exit code {code}",
                 "Memory may be short: use fewer, or --workers 0",
             ) from None
-        return batch, result if done else function(self._setup, batch)
+        return batch, result if done else function(self.setup, batch)
 
     def close(self) -> None:
         """Ends the processes, whatever they are doing."""
