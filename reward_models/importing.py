@@ -24,12 +24,11 @@ from reward_models.annotations.base import Detection, Intake, Options
 from reward_models.annotations.columns import check_columns
 from reward_models.annotations.detect import SAMPLE, detect, format_named
 from reward_models.annotations.reading import read, read_as_named
+from reward_models.import_groups import Collected, Written
 from reward_models.import_lines import json_line
 from reward_models.import_passes import (
     SPLITS,
-    Collected,
     PerGroup,
-    Written,
     aggregator_for,
     split_of,
     write_all,

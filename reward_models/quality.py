@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import PreferenceGroup
-from reward_models.marks import Marks
+from reward_models.marks import FEWEST, Marks
 from reward_models.preferences import Vote, votes
 from reward_models.quality_findings import Findings, advice, rate
 from reward_models.quality_texts import (
@@ -68,7 +68,7 @@ class Quality:
         self._agree: dict[str, list[int]] = {}
         self._votes: Counter[str] = Counter()
         self._timed: dict[str, list[int]] = {}
-        self._split_of = Marks(bits=3)
+        self._split_of = Marks(bits=3, fewest=2 if part else FEWEST)
         self._splits: dict[str, int] = {}
         self._leaks = 0
         self._later: list[tuple[str, str | None, str, str, list[str]]] | None = [] if part else None
@@ -138,12 +138,9 @@ class Quality:
             _sum(bins, other)
         _sum(self._first, part._first)
         _sum(self._refusals, part._refusals)
-        for whole, some in (
-            (self.alpha, part.alpha),
-            (self.leaderboard, part.leaderboard),
-            (self.findings, part.findings),
-        ):
-            whole.merge(some)
+        self.alpha.merge(part.alpha)
+        self.leaderboard.merge(part.leaderboard)
+        self.findings.merge(part.findings)
         for shared in part._later or ():
             self._across(*shared)
 

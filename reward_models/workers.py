@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.config_errors import UserError
 
@@ -37,6 +37,12 @@ def usual_workers() -> int:
     """As many as there are cores, four at most; none where one core has to do it all."""
     n = min(cores(), MOST)
     return n if n > 1 else 0
+
+
+class Known(NamedTuple):
+    """A batch whose result is known; it only waits for its turn."""
+
+    result: Any
 
 
 class Workers:
@@ -87,15 +93,18 @@ class Workers:
         What a call raises in a worker it raises here, since the call is repeated in this process.
         UserError where a worker died. Go through all of it, or ``close``.
         """
-        if not self._links:
-            for batch in batches:
-                yield batch, function(self.setup, batch)
-            return
         away: deque[tuple[int, Any]] = deque()
-        for turn, batch in enumerate(batches):
-            if len(away) == WAITING * len(self._links):
+        turn = 0
+        for batch in batches:
+            if len(away) >= WAITING * len(self._links) and away:
                 yield self._result(function, away)
-            k = turn % len(self._links)
+            if isinstance(batch, Known):
+                away.append((-1, batch))
+                continue
+            if not self._links:
+                yield batch, function(self.setup, batch)
+                continue
+            k = turn = (turn + 1) % len(self._links)
             self._senders[k].send((function, batch))
             away.append((k, batch))
         while away:
@@ -103,6 +112,8 @@ class Workers:
 
     def _result(self, function: Any, away: deque[tuple[int, Any]]) -> tuple[Any, Any]:
         k, batch = away.popleft()
+        if isinstance(batch, Known):
+            return batch, batch.result
         try:
             done, result = self._links[k].recv()
         except (EOFError, OSError):
