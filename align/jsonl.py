@@ -1,7 +1,4 @@
-"""JSONL files: read with locations, write atomically, account for every row.
-
-Imports the standard library alone.
-"""
+"""JSONL files: read with locations, write atomically, account for every row."""
 
 from __future__ import annotations
 
@@ -14,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from align.json_text import loads
 
 
 class RecordError(ValueError):
@@ -186,7 +185,7 @@ def _decode(raw: bytes, where: str) -> str:
 
 def _loads(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         reason = f"not JSON: {error.msg} at {place}"

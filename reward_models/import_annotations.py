@@ -17,6 +17,7 @@ from reward_models.annotations.encoding import check_name
 from reward_models.annotations.label_config import load_label_config
 from reward_models.importing import SPLITS, ImportSettings, run_import
 from reward_models.preferences import AGGREGATES, TIES
+from reward_models.workers import usual_workers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     add("--min_annotators", type=int, default=1, metavar="N", help="votes that a pair needs")
     add("--fractions", default="0.9,0.05,0.05", metavar="TRAIN,VALIDATION,TEST")
     add("--seed", type=int, default=0, help="of the split")
+    add(
+        "--workers",
+        type=int,
+        default=usual_workers(),
+        metavar="N",
+        help="processes (default here: %(default)s); 0: this one does it all",
+    )
     add("--dry_run", action="store_true", help="report only; write nothing")
     return made
 
@@ -72,6 +80,8 @@ def settings_from(argv: Sequence[str] | None) -> ImportSettings:
     args = parser().parse_args(argv)
     if args.min_annotators < 1:
         raise UserError("min_annotators", args.min_annotators, "is below 1", "Use 1 or more")
+    if not 0 <= args.workers <= 64:
+        raise UserError("workers", args.workers, "is not from 0 to 64", "Leave it out")
     config = load_label_config(args.label_config) if args.label_config else None
     order = tuple(b.strip() for b in args.bucket_order.split(",") if b.strip())
     return ImportSettings(
@@ -93,6 +103,7 @@ def settings_from(argv: Sequence[str] | None) -> ImportSettings:
         fractions=_fractions(args.fractions),
         seed=args.seed,
         dry_run=args.dry_run,
+        workers=args.workers,
     )
 
 

@@ -6,33 +6,29 @@ is estimated from everything they said), so targets are asked for in the second 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from align.data.splits import assign
 from align.jsonl import short
-from align.records import Counts, PairTarget, PreferenceGroup
-from reward_models.annotations.base import Row, cached_prompt_key, merge
+from align.records import PairTarget, PreferenceGroup
 from reward_models.annotations.intake import place as row_place
-from reward_models.annotations.packing import from_plain, pack, plain, unpack
-from reward_models.annotations.spool import Spool, digest
+from reward_models.import_groups import Collected, Item, Lines, Where, Written, merged
 from reward_models.import_lines import GroupLines
 from reward_models.preferences import Vote, targets, votes
+from reward_models.quality import Quality
+from reward_models.workers import Workers
 
 if TYPE_CHECKING:
     from reward_models.importing import ImportSettings
-    from reward_models.quality import Quality
 
 SPLITS = ("train", "validation", "test")
 BUFFER = 1 << 20
-# Votes by pair of candidates; file, line and number of a row.
+# Votes by pair of candidates.
 Found = Mapping[tuple[int, int], Sequence[Vote]]
-Where = tuple[str | None, int | None, int | None]
 
 # Aggregates that need every vote before the first target: name in preferences.AGGREGATES →
 # "module:factory". The factory takes the ImportSettings and returns an Aggregator; its module is
@@ -100,46 +96,6 @@ def aggregator_for(settings: ImportSettings) -> PerGroup | Aggregator:
     return getattr(import_module(module), factory)(settings)
 
 
-class Collected:
-    """Groups in the order in which they were read, on disk."""
-
-    def __init__(self, folder: Path):
-        """folder: where the disk space is taken."""
-        self._spool = Spool(folder)
-
-    def add(self, row: Row | None, group: PreferenceGroup) -> None:
-        """Keeps a group. row: the (first) row that it came from."""
-        where: Where = (row.file, row.line, row.number) if row else (None, None, None)
-        key = cached_prompt_key(group.prompt)
-        self._spool.add(digest(group.group_id), pack((where, key, plain(group))))
-
-    def merged(self) -> Iterator[tuple[Where, str, PreferenceGroup]]:
-        """(where its first row stands, key of its prompt, group) of each comparison.
-
-        In order of first appearance.
-        """
-        for parts in self._spool.groups():
-            found = [unpack(part) for part in parts]
-            where, key, _ = found[0]
-            yield where, key, merge([from_plain(group) for *_, group in found])
-
-    def __len__(self) -> int:
-        return len(self._spool)
-
-    def close(self) -> None:
-        """Frees the disk."""
-        self._spool.close()
-
-
-@dataclass
-class Written:
-    """What the second pass wrote."""
-
-    groups: Counts = field(default_factory=Counts)
-    splits: Counter[str] = field(default_factory=Counter)
-    pairs: int = 0
-
-
 def split_of(key: str, fractions: Sequence[float], seed: int) -> str:
     """The split of a prompt key; fractions need not add up to 1."""
     return assign(key, _parts(fractions), seed)
@@ -151,47 +107,78 @@ def _parts(fractions: Sequence[float]) -> dict[str, float]:
 
 def write_all(
     collected: Collected,
-    settings: ImportSettings,
     aggregator: PerGroup | Aggregator,
     quality: Quality,
     work: Path,
     reject: Callable[[dict[str, Any]], None],
+    workers: Workers,
 ) -> Written:
-    """Second pass: groups, splits and pairs go to files in ``work``."""
-    if not isinstance(aggregator, PerGroup):
-        for *_, group in collected.merged():
-            aggregator.observe(group)
-    written, parts = Written(), _parts(settings.fractions)
+    """Second pass: groups, splits and pairs go to files in ``work``.
+
+    workers: their setup is the ImportSettings.
+    """
+    batches = collected.batches()
+    if isinstance(aggregator, PerGroup):
+        made = (lines for _, lines in workers.map(merged_lines, batches))
+    else:
+        for batch in collected.batches():
+            for parts in batch:
+                aggregator.observe(merged(parts)[2])
+        made = (lines_of(workers.setup, map(merged, batch), aggregator) for batch in batches)
+    written = Written()
     with ExitStack() as stack:
         out = {
             name: stack.enter_context(open(work / f"{name}.jsonl", "wb", BUFFER))
             for name in ("preferences", "pairs", *SPLITS)
         }
-        for where, key, group in collected.merged():
-            file, line, number = where
-            place = row_place(file, line, number) if file else None
-            # Of an earlier import, whose votes were others.
-            group.meta.pop("aggregated", None)
-            found = votes(group)
-            if isinstance(aggregator, PerGroup) and aggregator.takes_all:
-                made = aggregator.targets(group, found)
-            else:
-                made = aggregator.targets(group)
-            if not made:
-                written.groups.drop("no_pair", where=place)
-                reject(_no_pair(where, group))
-                continue
-            written.groups.use()
-            split = assign(key, parts, settings.seed)
-            written.splits[split] += 1
-            written.pairs += len(made)
-            quality.observe(group, key, split, place, found)
-            lines = GroupLines(group)
-            record = lines.record()
-            out["preferences"].write(record)
-            out[split].write(record)
-            out["pairs"].write(lines.pairs(made, split))
+        write_to = [out[name].write for name in SPLITS]
+        for lines in made:
+            written.add(lines.written)
+            quality.add(lines.quality)
+            for record in lines.rejects:
+                reject(record)
+            out["preferences"].writelines(lines.records)
+            out["pairs"].write(lines.pairs)
+            for split, record in zip(lines.splits, lines.records, strict=True):
+                write_to[split](record)
     return written
+
+
+def merged_lines(settings: ImportSettings, batch: Sequence[Sequence[bytes]]) -> Lines:
+    """The lines of some comparisons, from their values in ``Collected``."""
+    return lines_of(settings, map(merged, batch), PerGroup(settings))
+
+
+def lines_of(
+    settings: ImportSettings, items: Iterable[Item], aggregator: PerGroup | Aggregator
+) -> Lines:
+    """The lines of some comparisons."""
+    written, quality, parts = Written(), Quality(part=True), _parts(settings.fractions)
+    records, pairs, splits, rejects = [], [], bytearray(), []
+    for where, key, group in items:
+        file, line, number = where
+        place = row_place(file, line, number) if file else None
+        # Of an earlier import, whose votes were others.
+        group.meta.pop("aggregated", None)
+        found = votes(group)
+        if isinstance(aggregator, PerGroup) and aggregator.takes_all:
+            made = aggregator.targets(group, found)
+        else:
+            made = aggregator.targets(group)
+        if not made:
+            written.groups.drop("no_pair", where=place)
+            rejects.append(_no_pair(where, group))
+            continue
+        split = assign(key, parts, settings.seed)
+        written.groups.used += 1
+        written.splits[split] += 1
+        written.pairs += len(made)
+        quality.observe(group, key, split, place, found)
+        lines = GroupLines(group)
+        records.append(lines.record())
+        pairs.append(lines.pairs(made, split))
+        splits.append(SPLITS.index(split))
+    return Lines(written, quality, records, b"".join(pairs), bytes(splits), rejects)
 
 
 def _no_pair(where: Where, group: PreferenceGroup) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,27 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
-from align.records import Counts, PreferenceGroup
 from reward_models.annotations.archives import Skipped, Source, expand
 from reward_models.annotations.base import Detection, Intake, Options
 from reward_models.annotations.columns import check_columns
 from reward_models.annotations.detect import SAMPLE, detect, format_named
 from reward_models.annotations.reading import read, read_as_named
+from reward_models.import_groups import Collected, Written
 from reward_models.import_lines import json_line
 from reward_models.import_passes import (
     SPLITS,
-    Collected,
     PerGroup,
-    Written,
     aggregator_for,
     split_of,
     write_all,
 )
+from reward_models.import_reading import FirstPass
 from reward_models.quality import Quality, advice
+from reward_models.workers import Workers
 
 __all__ = ["SPLITS", "ImportSettings", "run_import", "split_of"]
 
-ESCAPED = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#[0-9]{1,6}|#x[0-9a-fA-F]{1,5});")
+# Less than this is done before workers are.
+WORTH_WORKERS = 4 << 20
 MAX_SKIPPED = 1000
 
 
@@ -60,6 +60,7 @@ class ImportSettings:
     fractions: tuple[float, ...] = (0.9, 0.05, 0.05)
     seed: int = 0
     dry_run: bool = False
+    workers: int = 0
 
 
 def run_import(settings: ImportSettings, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -73,8 +74,10 @@ def run_import(settings: ImportSettings, say: Callable[[str], None] = print) -> 
     found = [(source, _detection(source, settings)) for source in sources]
     for source, detection in found:
         say(f"{source.name}: {detection.format.name} ({detection.evidence})")
-    with _workspace(settings) as work:
-        report = _import(settings, found, skipped, work)
+    size = sum(path.stat().st_size for path in {source.path for source in sources})
+    count = settings.workers if size >= WORTH_WORKERS else 0
+    with _workspace(settings) as work, Workers(count, settings) as workers:
+        report = _import(settings, found, skipped, work, workers)
         if not settings.dry_run:
             _publish(work, settings.output)
     return report
@@ -142,6 +145,7 @@ def _import(
     found: Sequence[tuple[Source, Detection]],
     skipped: Sequence[Skipped],
     work: Path,
+    workers: Workers,
 ) -> dict[str, Any]:
     quality = Quality()
     with open(work / "rejects.jsonl", "wb") as rejects, closing(Collected(work)) as collected:
@@ -150,12 +154,12 @@ def _import(
             rejects.write(json_line(record))
 
         intake = Intake(settings.options, reject, work)
-        per_file = _read_all(found, intake, quality, collected)
+        per_file = FirstPass(intake, quality, collected, workers).read_all(found)
         if not intake.rows.used:
             _nothing_usable(settings, intake)
         aggregator = aggregator_for(settings)
         comparisons = len(collected)
-        written = write_all(collected, settings, aggregator, quality, work, reject)
+        written = write_all(collected, aggregator, quality, work, reject, workers)
     if not written.groups.used:
         raise UserError(
             "input",
@@ -175,41 +179,6 @@ def _import(
         # Field names and annotators come from the input: they may hold a lone surrogate.
         (work / name).write_bytes(text.encode("utf-8", "backslashreplace"))
     return report
-
-
-def _read_all(
-    found: Sequence[tuple[Source, Detection]],
-    intake: Intake,
-    quality: Quality,
-    collected: Collected,
-) -> list[dict[str, Any]]:
-    """First pass: reads all files; returns the row counts and the evidence per file."""
-    per_file, escaped = [], 0
-    for source, detection in found:
-        before, intake.rows = intake.rows, Counts(file=source.name)
-        for group in detection.format.parse(read(source, intake.options), intake):
-            row = intake.row
-            quality.observe_shown(group, row.where if row else None)
-            escaped += _is_escaped(group)
-            collected.add(row, group)
-        counts = {"format": detection.format.name, **intake.rows.to_json()}
-        per_file.append({**counts, "evidence": detection.evidence})
-        intake.rows = before + intake.rows
-    intake.forget()
-    if escaped and not intake.options.unescape_html:
-        intake.warnings[
-            "text is HTML-escaped (&lt; and the like): it was kept; --unescape_html changes it"
-        ] = escaped
-    if n := intake.rows.dropped["bad_encoding"]:
-        intake.warnings["rows are not UTF-8: --encoding gb18030 reads Chinese Windows files"] = n
-    return per_file
-
-
-def _is_escaped(group: PreferenceGroup) -> bool:
-    texts = [m.content for m in group.prompt]
-    texts += [c.text for c in group.candidates]
-    texts = [text for text in texts if "&" in text]
-    return bool(texts) and any(map(ESCAPED.search, texts))
 
 
 def _nothing_usable(settings: ImportSettings, intake: Intake) -> None:

@@ -1,7 +1,7 @@
 """What an annotation set looks like before anyone trains on it: agreement, biases, contradictions.
 
-Figures are collected group by group. Memory holds one number a prompt, the annotators, one number
-for each short answer up to a limit, and counts.
+Figures are collected group by group, or from parts that were collected elsewhere. Memory holds one
+number a prompt, the annotators, one number for each short answer up to a limit, and counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import PreferenceGroup
-from reward_models.marks import Marks
+from reward_models.marks import FEWEST, Marks
 from reward_models.preferences import Vote, votes
 from reward_models.quality_findings import Findings, advice, rate
 from reward_models.quality_texts import (
@@ -37,12 +37,20 @@ from reward_models.reading_speed import UNNAMED, lead_times, seconds_to_skim
 
 __all__ = ["Quality", "advice", "rate", "similarity"]
 
+COUNTERS = (
+    "kinds", "candidates", "votes_per_pair", "suspects", "scales", "prompt_languages",
+    "answer_languages", "ranked", "_votes",
+)  # fmt: skip
+
 
 class Quality:
-    """Collects figures: ``observe`` every group, then ``report``."""
+    """Collects figures: ``observe`` every group, or ``add`` parts that did, then ``report``.
 
-    def __init__(self) -> None:
-        """Nothing seen yet."""
+    Parts of groups in their order, added in their order, give what all the groups give one by one.
+    """
+
+    def __init__(self, part: bool = False) -> None:
+        """part: it is to be added to another one, which alone knows what stood in other parts."""
         self.groups = self.judgements = self.ties = self.rankings = 0
         self.kinds: Counter[str] = Counter()
         self.candidates: Counter[int] = Counter()
@@ -51,17 +59,19 @@ class Quality:
         self.scales: Counter[str] = Counter()
         self.prompt_languages: Counter[str] = Counter()
         self.answer_languages: Counter[str] = Counter()
-        self.expected_untouched = 0.0
-        self.alpha, self.leaderboard, self.repeated = Agreement(), Leaderboard(), Repeated()
-        self.findings = Findings()
+        # How many rankings there are of each length.
+        self.ranked: Counter[int] = Counter()
+        self.alpha, self.repeated, self.findings = Agreement(), Repeated(), Findings()
+        self.leaderboard = Leaderboard(limited=not part)
         self._first, self._refusals = [0, 0], [0, 0]
         self._longer = [[0, 0] for _ in LENGTH_BINS]
         self._agree: dict[str, list[int]] = {}
         self._votes: Counter[str] = Counter()
         self._timed: dict[str, list[int]] = {}
-        self._split_of = Marks(bits=3)
+        self._split_of = Marks(bits=3, fewest=2 if part else FEWEST)
         self._splits: dict[str, int] = {}
         self._leaks = 0
+        self._later: list[tuple[str, str | None, str, str, list[str]]] | None = [] if part else None
 
     def observe_shown(self, group: PreferenceGroup, where: str | None = None) -> None:
         """Takes a group as one input row gave it, where the candidates stand in display order."""
@@ -88,16 +98,51 @@ class Quality:
         """
         self.groups += 1
         self.candidates[len(group.candidates)] += 1
+        self._judgements(group, where)
+        if found is None:
+            found = votes(group)
+        texts = [c.text for c in group.candidates]
+        self._pairs(group, texts, found, where)
+        self._texts(group, texts, found, where)
+        shared = group.group_id, where, key, split, self.repeated.short(texts)
+        if self._later is None:
+            self._across(*shared)
+        else:
+            self._later.append(shared)
+
+    def _across(
+        self, group_id: str, where: str | None, key: str, split: str, texts: list[str]
+    ) -> None:
+        """Takes what a group may share with others. texts: its short answers."""
         prompt = hash(key)
         code = self._splits.setdefault(split, min(7, len(self._splits) + 1))
         if self._split_of.setdefault(prompt, code) not in (0, code):
             self._leaks += 1
-            self.findings.add("two_splits", group.group_id, where)
-        self._judgements(group, where)
-        if found is None:
-            found = votes(group)
-        self._pairs(group, found, where)
-        self._texts(group, prompt, found, where)
+            self.findings.add("two_splits", group_id, where)
+        again = sum([self.repeated.again(text, prompt) for text in texts]) if texts else 0
+        if again:
+            self.findings.add("repeated_answer", group_id, where, again)
+
+    def add(self, part: Quality) -> None:
+        """Takes the figures of a part."""
+        self.groups += part.groups
+        self.judgements += part.judgements
+        self.ties += part.ties
+        self.rankings += part.rankings
+        for name in COUNTERS:
+            getattr(self, name).update(getattr(part, name))
+        for into, other in ((self._agree, part._agree), (self._timed, part._timed)):
+            for who, counts in other.items():
+                _sum(into.setdefault(who, [0, 0]), counts)
+        for bins, other in zip(self._longer, part._longer, strict=True):
+            _sum(bins, other)
+        _sum(self._first, part._first)
+        _sum(self._refusals, part._refusals)
+        self.alpha.merge(part.alpha)
+        self.leaderboard.merge(part.leaderboard)
+        self.findings.merge(part.findings)
+        for shared in part._later or ():
+            self._across(*shared)
 
     def _judgements(self, group: PreferenceGroup, where: str | None) -> None:
         for judgement in group.judgements:
@@ -111,15 +156,16 @@ class Quality:
                 self.rankings += 1
                 ranks = [v for v in judgement.value.values() if v is not None]
                 if len(ranks) > 1 and len(set(ranks)) == len(ranks):
-                    self.expected_untouched += 1.0 / math.factorial(len(ranks))
+                    self.ranked[len(ranks)] += 1
 
     def _pairs(
         self,
         group: PreferenceGroup,
+        texts: Sequence[str],
         found: Mapping[tuple[int, int], Sequence[Vote]],
         where: str | None,
     ) -> None:
-        lengths = [len(c.text) for c in group.candidates]
+        lengths = [len(text) for text in texts]
         several = False
         for (i, j), cast in found.items():
             self.votes_per_pair[len(cast)] += 1
@@ -171,23 +217,21 @@ class Quality:
             agreed[0] += (vote.value > 0.5) == (rest > 0)
             agreed[1] += 1
 
-    def _texts(self, group: PreferenceGroup, prompt: int, found: Any, where: str | None) -> None:
+    def _texts(
+        self, group: PreferenceGroup, texts: Sequence[str], found: Any, where: str | None
+    ) -> None:
         add, name = self.findings.add, group.group_id
-        texts = [c.text for c in group.candidates]
         if near_identical(texts):
             add("near_identical", name, where)
         asked = group.prompt[-1].content
         if speaks_other(asked, texts, self.answer_languages, self.prompt_languages):
             add("other_language", name, where)
-        escaped, again, refused = is_escaped(asked), 0, []
+        escaped, refused = is_escaped(asked), []
         for text in texts:
             escaped = escaped or ("&" in text and is_escaped(text))
-            again += self.repeated.again(text, prompt)
             refused.append(is_refusal(text))
         if escaped:
             add("html_escaped", name, where)
-        if again:
-            add("repeated_answer", name, where, again)
         if True in refused:
             add("refusal", name, where)
             for (i, j), cast in found.items():
@@ -215,6 +259,7 @@ class Quality:
             "rankings": self.rankings, "timed votes": timed, "candidates": answers,
         }  # fmt: skip
         count = self.findings.count
+        untouched = sum((n / math.factorial(k) for k, n in sorted(self.ranked.items())), 0.0)
         longer = [sum(column) for column in zip(*self._longer, strict=True)]
         return {
             "groups": self.groups,
@@ -238,7 +283,7 @@ class Quality:
             "near_identical": count("near_identical"),
             "suspects": dict(sorted(self.suspects.items())),
             "rankings": self.rankings,
-            "untouched_rankings_by_chance": round(self.expected_untouched, 3),
+            "untouched_rankings_by_chance": round(untouched, 3),
             "strength_units": dict(sorted(self.scales.items())),
             "timed_votes": timed,
             "languages": {
@@ -264,3 +309,8 @@ class Quality:
             }
         agreed = [sum(counts[k] for counts in self._agree.values()) for k in (0, 1)]
         return {"overall": rate(*agreed), "alpha": self.alpha.report(), "annotators": annotators}
+
+
+def _sum(counts: list[int], more: Sequence[int]) -> None:
+    for k, n in enumerate(more):
+        counts[k] += n

@@ -91,6 +91,16 @@ class Findings:
         if len(entry[1]) < MAX_EXAMPLES:
             entry[1].setdefault(group_id, where)
 
+    def merge(self, other: Findings) -> None:
+        """Takes the findings in later groups."""
+        for kind, (count, places) in other.found.items():
+            entry = self.found.setdefault(kind, [0, {}])
+            entry[0] += count
+            for group_id, where in places.items():
+                if len(entry[1]) >= MAX_EXAMPLES:
+                    break
+                entry[1].setdefault(group_id, where)
+
     def count(self, kind: str) -> int:
         """How often."""
         return self.found[kind][0] if kind in self.found else 0

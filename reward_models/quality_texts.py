@@ -130,6 +130,10 @@ class Repeated:
         self.prompts: dict[int, int] = {}
         self.times: Counter[str] = Counter()
 
+    def short(self, texts: Sequence[str]) -> list[str]:
+        """Those that are short."""
+        return [text for text in texts if len(text) <= self.longest]
+
     def again(self, text: str, prompt: int) -> bool:
         """Whether this short answer stood under another prompt before. prompt: its hash."""
         if len(text) > self.longest:

@@ -83,6 +83,12 @@ class Agreement:
         if n:
             self.groups[n, round(apart, 9), ties] += 1
 
+    def merge(self, other: Agreement) -> None:
+        """Takes the counts of later groups."""
+        self.groups.update(other.groups)
+        self.pairs += other.pairs
+        self.shares = [one + more for one, more in zip(self.shares, other.shares, strict=True)]
+
     def report(self, seed: int = 0) -> dict[str, Any]:
         """{"alpha", "low", "high", "pairs"}; the interval is None for a single group."""
         sums = [sum(s[k] * times for s, times in self.groups.items()) for k in range(3)]
@@ -158,10 +164,10 @@ def own_circles(found: Found) -> list[str]:
 class Leaderboard:
     """Wins between the models that wrote the candidates."""
 
-    def __init__(self) -> None:
-        """Nothing seen yet."""
+    def __init__(self, limited: bool = True) -> None:
+        """limited: to ``MAX_MODEL_PAIRS``; what is merged into another one need not be."""
         self.votes: dict[tuple[str, str], list[float]] = {}
-        self.full = False
+        self.full, self._most = False, MAX_MODEL_PAIRS if limited else math.inf
 
     def observe(self, models: Sequence[str | None], found: Found) -> None:
         """Takes one group's votes. models: of each candidate."""
@@ -170,16 +176,28 @@ class Leaderboard:
             if not one or not other or one == other:
                 continue
             swap = one > other
-            key = (other, one) if swap else (one, other)
-            counts = self.votes.get(key)
+            counts = self._counts((other, one) if swap else (one, other))
             if counts is None:
-                if len(self.votes) >= MAX_MODEL_PAIRS:
-                    self.full = True
-                    continue
-                counts = self.votes[key] = [0.0, 0.0, 0.0]
+                continue
             for vote in cast:
                 side = 2 if vote.value == 0.5 else int((vote.value > 0.5) == swap)
                 counts[side] += 1
+
+    def _counts(self, key: tuple[str, str]) -> list[float] | None:
+        counts = self.votes.get(key)
+        if counts is None:
+            if len(self.votes) >= self._most:
+                self.full = True
+                return None
+            counts = self.votes[key] = [0.0, 0.0, 0.0]
+        return counts
+
+    def merge(self, other: Leaderboard) -> None:
+        """Takes the counts of later groups."""
+        for key, more in other.votes.items():
+            counts = self._counts(key)
+            if counts is not None:
+                counts[:] = [one + some for one, some in zip(counts, more, strict=True)]
 
     def report(self) -> dict[str, Any]:
         """{"models": [{"model", "votes", "win_rate", "average_win_rate", "elo"}], "note"}.

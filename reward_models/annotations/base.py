@@ -59,16 +59,23 @@ class Detection:
     evidence: str
 
 
-def row_by_row(
-    convert: Callable[[Any, Intake], PreferenceGroup], votes_in: Callable[[Any], int]
-) -> Callable[[Iterable[Row], Intake], Iterator[PreferenceGroup]]:
-    """The ``parse`` of a format where each row is a group.
+class row_by_row:
+    """The ``parse`` of a format where each row is a group, whatever the other rows are.
 
-    convert: row → group; it counts the row's votes and raises RecordError to drop the row.
+    convert: row → group; it counts the row's votes and raises RecordError to drop the row. What it
+    wants to know of other rows it asks ``intake.seen``.
     votes_in: how many votes a row holds, whatever becomes of them.
     """
 
-    def parse(rows: Iterable[Row], intake: Intake) -> Iterator[PreferenceGroup]:
+    def __init__(
+        self, convert: Callable[[Any, Intake], PreferenceGroup], votes_in: Callable[[Any], int]
+    ):
+        """See above."""
+        self._convert, self._votes_in = convert, votes_in
+
+    def __call__(self, rows: Iterable[Row], intake: Intake) -> Iterator[PreferenceGroup]:
+        """The groups of some rows."""
+        convert = self._convert
         for row in rows:
             intake.begin(row)
             if row.error is not None:
@@ -77,12 +84,10 @@ def row_by_row(
             try:
                 group = convert(row.obj, intake)
             except RecordError as error:
-                intake.drop(row, error.code, error.message, votes_in(row.obj))
+                intake.drop(row, error.code, error.message, self._votes_in(row.obj))
                 continue
             intake.use()
             yield group
-
-    return parse
 
 
 def rows_by_key(

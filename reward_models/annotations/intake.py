@@ -162,4 +162,13 @@ class Intake:
 
     def seen(self, *parts: Any) -> bool:
         """Whether these parts were passed before; 63 bits of their digest are remembered."""
-        return bool(self._seen.setdefault(int.from_bytes(digest(parts)[:8], "big")))
+        return self.marked(mark_of(parts))
+
+    def marked(self, mark: int) -> bool:
+        """Like ``seen``, of the ``mark_of`` the parts."""
+        return bool(self._seen.setdefault(mark))
+
+
+def mark_of(parts: tuple[Any, ...]) -> int:
+    """What is remembered of parts that were passed."""
+    return int.from_bytes(digest(parts)[:8], "big")

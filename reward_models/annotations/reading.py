@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from align.config_errors import UserError
+from align.json_text import loads
 from reward_models.annotations.archives import BROKEN, Source, as_source, is_workbook
 from reward_models.annotations.binary_tables import arrow_rows, parquet_rows, seekable, xlsx_rows
 from reward_models.annotations.columns import renamed
@@ -40,6 +41,9 @@ UNREADABLE = {
     b"SQLite format 3": ("an SQLite data base", "Export the annotations as JSON or JSONL"),
 }
 
+# A row, or a line of a JSONL file that is not parsed: (number of the line, of the row, bytes).
+Raw = Row | tuple[int, int, bytes]
+
 
 def read(source: str | Path | Source, options: Options | None = None) -> Iterator[Row]:
     """Yields each row of a file or of an archive's member.
@@ -47,14 +51,35 @@ def read(source: str | Path | Source, options: Options | None = None) -> Iterato
     UserError where it as a whole is unusable: missing, empty, of an unknown kind or encoding.
     """
     options = options or Options()
-    rows = read_as_named(source, options)
+    return finished(read_unparsed(source, options), as_source(source).name, options)
+
+
+def read_as_named(source: str | Path | Source, options: Options) -> Iterator[Row]:
+    """Like ``read`` but with the columns' own names; the mapping says which line is the header."""
+    return _parsed(read_unparsed(source, options), as_source(source).name)
+
+
+def finished(raws: Iterable[Raw], name: str, options: Options) -> Iterator[Row]:
+    """The rows that ``read`` gives, of what ``read_unparsed`` gave, whole or in parts.
+
+    name: of the source.
+    """
+    rows = _parsed(raws, name)
     if options.mapping:
         rows = renamed(rows, options.mapping)
     return _unescaped(rows) if options.unescape_html else rows
 
 
-def read_as_named(source: str | Path | Source, options: Options) -> Iterator[Row]:
-    """Like ``read`` but with the columns' own names; the mapping says which line is the header."""
+def _parsed(raws: Iterable[Raw], name: str) -> Iterator[Row]:
+    for raw in raws:
+        yield raw if isinstance(raw, Row) else _parse_line(*raw, name)
+
+
+def read_unparsed(source: str | Path | Source, options: Options) -> Iterator[Raw]:
+    """Like ``read`` but with the lines of a JSONL file as they stand there.
+
+    Parsing takes longer than reading: this way it can be done elsewhere.
+    """
     source = as_source(source)
     try:
         with source.open() as file:
@@ -68,7 +93,7 @@ def read_as_named(source: str | Path | Source, options: Options) -> Iterator[Row
         yield from _rows(file, head, source.name, options)
 
 
-def _rows(file: Any, head: bytes, name: str, options: Options) -> Iterator[Row]:
+def _rows(file: Any, head: bytes, name: str, options: Options) -> Iterator[Raw]:
     if head.startswith(b"PAR1"):
         return parquet_rows(seekable(file, name), name)
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -141,7 +166,7 @@ def _spans_lines(text: bytes) -> bool:
     return first.endswith((b"{", b"[", b","))
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
+def _lines(file: BinaryIO, name: str) -> Iterator[Raw]:
     number = line = 0
     while True:
         try:
@@ -164,12 +189,12 @@ def _lines(file: BinaryIO, name: str) -> Iterator[Row]:
         if not raw.strip():
             continue
         number += 1
-        yield _parse_line(raw, name, line, number)
+        yield line, number, raw
 
 
-def _parse_line(raw: bytes, name: str, line: int, number: int) -> Row:
+def _parse_line(line: int, number: int, raw: bytes, name: str) -> Row:
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = loads(raw)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper([value], MAX_DEPTH):
             return Row(name, line, number, error=TOO_DEEP)
         return Row(name, line, number, value)

@@ -71,6 +71,11 @@ class Spool:
 
         The values of one key are in memory together.
         """
+        for numbers in self.numbers():
+            yield [self.read(i) for i in numbers]
+
+    def numbers(self) -> Iterator[list[int]]:
+        """Like ``groups``, with the values' numbers from 0 in the order in which they came."""
         import numpy as np  # not before files are grouped: --help stays fast
 
         n = len(self._starts)
@@ -94,9 +99,10 @@ class Spool:
         for at in range(0, len(begins), BATCH):
             some = slice(at, at + BATCH)
             for begin, end in zip(begins[some].tolist(), ends[some].tolist(), strict=True):
-                yield [self._read(i) for i in order[begin:end].tolist()]
+                yield order[begin:end].tolist()
 
-    def _read(self, i: int) -> bytes:
+    def read(self, i: int) -> bytes:
+        """A value by its number. Not between two calls of ``add``."""
         start = self._starts[i]
         end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
         if self._at != start:
