@@ -176,13 +176,13 @@ def _panel(report: Mapping[str, Any]) -> list[str]:
         )
     if report["contradictions"]:
         said.append(
-            f"{report['contradictions']} pairs have votes for both sides; soft targets "
-            "train them towards an even score."
+            f"{_have(report['contradictions'], 'pair')} votes for both sides; soft "
+            "targets train towards an even score there."
         )
     if report["circles"]:
         said.append(
-            f"The votes of {report['circles']} groups go round in a circle (A > B > C > A): no "
-            "scores fit them all."
+            f"{_have(report['circles'], 'group')} votes that go round in a circle "
+            "(A > B > C > A): no scores fit them all."
         )
     untouched = report["suspects"].get("display_order", 0)
     if untouched:
@@ -212,7 +212,8 @@ def _texts(report: Mapping[str, Any]) -> list[str]:
     found = report["findings"]
     if report["near_identical"]:
         said.append(
-            f"{report['near_identical']} groups have near-identical answers and teach little."
+            f"{_have(report['near_identical'], 'group')} near-identical answers: little "
+            "to learn there."
         )
     other = found.get("other_language")
     if other and other["share"] >= 0.05:
@@ -222,7 +223,11 @@ def _texts(report: Mapping[str, Any]) -> list[str]:
         )
     if report["prompts_in_two_splits"]:
         said.append(
-            f"{report['prompts_in_two_splits']} groups have their prompt in another split too: "
-            "held-out figures will be too good."
+            f"{_have(report['prompts_in_two_splits'], 'group')} a prompt that is in another split "
+            "too: held-out figures will be too good."
         )
     return said
+
+
+def _have(n: int, noun: str) -> str:
+    return f"{n} {noun} has" if n == 1 else f"{n} {noun}s have"

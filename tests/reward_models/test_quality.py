@@ -286,3 +286,12 @@ def test_examples_are_few_and_counts_whole():
     found = report(*groups)["findings"]["contradiction"]
     assert found["count"] == 50
     assert found["group_ids"] == [str(i) for i in range(20)]
+
+
+def test_one_is_not_told_as_many():
+    def said(n):
+        groups = [group(vote("x", "a"), vote("y", "b"), name=str(i)) for i in range(n)]
+        return " ".join(advice(report(*groups)))
+
+    assert "1 pair has votes for both sides" in said(1)
+    assert "2 pairs have votes for both sides" in said(2)
