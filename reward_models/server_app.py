@@ -117,11 +117,13 @@ class Service:
         except RuntimeError as error:
             fix = "The server's log has more"
             raise refuse(500, "server", NO_VALUE, f"failed: {error}", fix) from None
+        finally:
+            job.future.cancel()  # at once; the event loop would do it after the answer is out
 
     async def _settled(
         self, request: Request, scores: asyncio.Future[list[Scored]]
     ) -> list[Scored]:
-        """The scores; cancelled, and so taken from the queue, where nobody waits any more."""
+        """The scores. HTTP errors where nobody waits any more or they take too long."""
         gone = asyncio.ensure_future(_gone(request))
         try:
             done, _ = await asyncio.wait(
@@ -136,7 +138,6 @@ class Service:
             raise refuse(504, "request", NO_VALUE, reason, fix)
         finally:
             gone.cancel()
-            scores.cancel()
 
 
 def create_app(
