@@ -10,10 +10,10 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from align.json_text import loads
 from align.records import Counts, PreferenceGroup
@@ -27,7 +27,22 @@ from reward_models.workers import Known
 BATCH, BATCH_BYTES = 128, 1 << 20
 # File, line and number of a row.
 Where = tuple[str | None, int | None, int | None]
+T = TypeVar("T")
 Item = tuple[Where, str, PreferenceGroup]
+
+
+def in_batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in lists of BATCH, or fewer where they are large. size_of: bytes of one."""
+    some: list[T] = []
+    size = 0
+    for item in items:
+        some.append(item)
+        size += size_of(item)
+        if len(some) >= BATCH or size >= BATCH_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 @dataclass
@@ -116,16 +131,8 @@ class Collected:
             values = [self._spool.read(i) for (i,) in numbers]
             yield Known(_joined(values, self._lines.read(note.size)))
             return
-        some: list[list[bytes]] = []
-        size = 0
-        for parts in numbers:
-            some.append([self._spool.read(i) for i in parts])
-            size += sum(map(len, some[-1]))
-            if size >= BATCH_BYTES:
-                yield some
-                some, size = [], 0
-        if some:
-            yield some
+        read = ([self._spool.read(i) for i in parts] for parts in numbers)
+        yield from in_batches(read, lambda values: sum(map(len, values)))
 
     def __len__(self) -> int:
         return len(self._spool)

@@ -170,7 +170,7 @@ def lines_of(
             rejects.append(_no_pair(where, group))
             continue
         split = assign(key, parts, settings.seed)
-        written.groups.used += 1
+        written.groups.use()
         written.splits[split] += 1
         written.pairs += len(made)
         quality.observe(group, key, split, place, found)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align.records import Counts, PreferenceGroup
 from reward_models.annotations.archives import Source
@@ -28,9 +28,8 @@ from reward_models.annotations.detect import format_named
 from reward_models.annotations.intake import mark_of, place
 from reward_models.annotations.reading import Raw, finished, read, read_unparsed
 from reward_models.import_groups import (
-    BATCH,
-    BATCH_BYTES,
     Collected,
+    in_batches,
     key_of,
     lines_apart,
     packed,
@@ -38,9 +37,12 @@ from reward_models.import_groups import (
     where_of,
     written_out,
 )
-from reward_models.import_passes import PerGroup, aggregator_for, lines_of
+from reward_models.import_passes import PerGroup, lines_of
 from reward_models.quality import Quality
 from reward_models.workers import Workers
+
+if TYPE_CHECKING:
+    from reward_models.importing import ImportSettings
 
 ESCAPED = re.compile(r"&(?:lt|gt|amp|quot|apos|nbsp|#[0-9]{1,6}|#x[0-9a-fA-F]{1,5});")
 PLAIN, ESCAPES, SHOWN = 1, 2, 4
@@ -51,10 +53,20 @@ SAMPLE = 20_000
 class FirstPass:
     """Reads files: groups go to ``collected``, the accounts to ``intake`` and ``quality``."""
 
-    def __init__(self, intake: Intake, quality: Quality, collected: Collected, workers: Workers):
-        """workers: their setup is an ImportSettings."""
+    def __init__(
+        self,
+        intake: Intake,
+        quality: Quality,
+        collected: Collected,
+        workers: Workers,
+        write: bool,
+    ):
+        """workers: their setup is an ImportSettings.
+
+        write: whether they can make a group's lines, which no other group's votes then change.
+        """
         self._intake, self._quality, self._collected = intake, quality, collected
-        self._workers, self._escaped = workers, 0
+        self._workers, self._write, self._escaped = workers, write, 0
         self._first, self._repeated = set[bytes](), 0
 
     def read_all(self, found: Sequence[tuple[Source, Detection]]) -> list[dict[str, Any]]:
@@ -97,21 +109,11 @@ class FirstPass:
                 collected.note(first, ready.lines)
 
     def _batches(self, source: Source, format: Format) -> Iterator[Batch]:
-        write = isinstance(aggregator_for(self._workers.setup), PerGroup)
-        some: list[Raw] = []
-        size = 0
-        for raw in read_unparsed(source, self._intake.options):
-            some.append(raw)
-            size += len(raw[2]) if isinstance(raw, tuple) else 0
-            if len(some) >= BATCH or size >= BATCH_BYTES:
-                yield Batch(format.name, source.name, some, write and self._worth_writing())
-                some, size = [], 0
-        if some:
-            yield Batch(format.name, source.name, some, write and self._worth_writing())
-
-    def _worth_writing(self) -> bool:
-        """Whether few groups have to be merged, so far: then their lines can be made already."""
-        return self._repeated * 100 <= len(self._first)
+        raws = read_unparsed(source, self._intake.options)
+        for some in in_batches(raws, lambda raw: len(raw[2]) if isinstance(raw, tuple) else 0):
+            # Few groups have to be merged, so far.
+            rare = self._repeated * 100 <= len(self._first)
+            yield Batch(format.name, source.name, some, self._write and rare)
 
     def _accept(self, batch: Batch, ready: Ready, format: Format) -> bool:
         """Whether all groups of a batch, and only these, are those that are ready."""
@@ -123,8 +125,8 @@ class FirstPass:
                 mark = ready.marks[at]
                 if mark is None or not intake.marked(mark):
                     key, value = ready.keys[at], ready.values[at]
-                    intake.rows.used += 1
-                    intake.votes.used += ready.votes[at]
+                    intake.rows.use()
+                    intake.votes.use(ready.votes[at])
                     self._escaped += kind & ESCAPES > 0
                     if kind & SHOWN:
                         self._shown(value)
@@ -201,8 +203,8 @@ class _Ahead(Intake):
         self.plain = False
 
 
-def convert_ahead(settings: Any, batch: Batch) -> Ready:
-    """What a worker does with a batch of rows. settings: an ImportSettings."""
+def convert_ahead(settings: ImportSettings, batch: Batch) -> Ready:
+    """What a worker does with a batch of rows."""
     ahead, convert = _Ahead(settings.options), format_named(batch.format).parse
     kinds, cast, marks = bytearray(), [], []
     made: list[tuple[Row, PreferenceGroup]] = []

@@ -76,7 +76,7 @@ def run_import(settings: ImportSettings, say: Callable[[str], None] = print) -> 
         say(f"{source.name}: {detection.format.name} ({detection.evidence})")
     size = sum(path.stat().st_size for path in {source.path for source in sources})
     count = settings.workers if size >= WORTH_WORKERS else 0
-    with _workspace(settings) as work, Workers(count, settings) as workers:
+    with _workspace(settings) as work, closing(Workers(count, settings)) as workers:
         report = _import(settings, found, skipped, work, workers)
         if not settings.dry_run:
             _publish(work, settings.output)
@@ -147,17 +147,17 @@ def _import(
     work: Path,
     workers: Workers,
 ) -> dict[str, Any]:
-    quality = Quality()
+    quality, aggregator = Quality(), aggregator_for(settings)
     with open(work / "rejects.jsonl", "wb") as rejects, closing(Collected(work)) as collected:
 
         def reject(record: dict[str, Any]) -> None:
             rejects.write(json_line(record))
 
         intake = Intake(settings.options, reject, work)
-        per_file = FirstPass(intake, quality, collected, workers).read_all(found)
+        write = isinstance(aggregator, PerGroup)
+        per_file = FirstPass(intake, quality, collected, workers, write).read_all(found)
         if not intake.rows.used:
             _nothing_usable(settings, intake)
-        aggregator = aggregator_for(settings)
         comparisons = len(collected)
         written = write_all(collected, aggregator, quality, work, reject, workers)
     if not written.groups.used:

@@ -15,10 +15,10 @@ class Marks:
     for the same with probability n² / 2^(65 − bits): 10⁻⁵ for 10 million hashes and one bit.
     """
 
-    def __init__(self, bits: int = 1, fewest: int = FEWEST):
-        """bits: of the codes, which are from 1 to 2^bits − 1. fewest: slots, a power of two."""
+    def __init__(self, bits: int = 1):
+        """bits: of the codes, which are from 1 to 2^bits − 1."""
         self._bits, self._code = bits, (1 << bits) - 1
-        self._slots, self._free = array("Q", bytes(8 * fewest)), fewest // 2
+        self._slots, self._free = array("Q", bytes(8 * FEWEST)), FEWEST // 2
         self._count = 0
 
     def __len__(self) -> int:

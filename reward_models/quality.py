@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.records import PreferenceGroup
-from reward_models.marks import FEWEST, Marks
+from reward_models.marks import Marks
 from reward_models.preferences import Vote, votes
 from reward_models.quality_findings import Findings, advice, rate
 from reward_models.quality_texts import (
@@ -29,6 +29,7 @@ from reward_models.quality_votes import (
     SHARE_BINS,
     Agreement,
     Leaderboard,
+    add_up,
     in_circle,
     majority_edges,
     own_circles,
@@ -41,6 +42,8 @@ COUNTERS = (
     "kinds", "candidates", "votes_per_pair", "suspects", "scales", "prompt_languages",
     "answer_languages", "ranked", "_votes",
 )  # fmt: skip
+# Group, place, key of its prompt, split, short answers.
+Shared = tuple[str, str | None, str, str, list[str]]
 
 
 class Quality:
@@ -68,10 +71,10 @@ class Quality:
         self._agree: dict[str, list[int]] = {}
         self._votes: Counter[str] = Counter()
         self._timed: dict[str, list[int]] = {}
-        self._split_of = Marks(bits=3, fewest=2 if part else FEWEST)
+        self._split_of = None if part else Marks(bits=3)
         self._splits: dict[str, int] = {}
         self._leaks = 0
-        self._later: list[tuple[str, str | None, str, str, list[str]]] | None = [] if part else None
+        self._later: list[Shared] = []  # of a part
 
     def observe_shown(self, group: PreferenceGroup, where: str | None = None) -> None:
         """Takes a group as one input row gave it, where the candidates stand in display order."""
@@ -104,16 +107,14 @@ class Quality:
         texts = [c.text for c in group.candidates]
         self._pairs(group, texts, found, where)
         self._texts(group, texts, found, where)
-        shared = group.group_id, where, key, split, self.repeated.short(texts)
-        if self._later is None:
-            self._across(*shared)
-        else:
-            self._later.append(shared)
+        self._across((group.group_id, where, key, split, self.repeated.short(texts)))
 
-    def _across(
-        self, group_id: str, where: str | None, key: str, split: str, texts: list[str]
-    ) -> None:
-        """Takes what a group may share with others. texts: its short answers."""
+    def _across(self, shared: Shared) -> None:
+        """Takes what a group may share with others, those of other parts too."""
+        if self._split_of is None:
+            self._later.append(shared)
+            return
+        group_id, where, key, split, texts = shared
         prompt = hash(key)
         code = self._splits.setdefault(split, min(7, len(self._splits) + 1))
         if self._split_of.setdefault(prompt, code) not in (0, code):
@@ -133,16 +134,16 @@ class Quality:
             getattr(self, name).update(getattr(part, name))
         for into, other in ((self._agree, part._agree), (self._timed, part._timed)):
             for who, counts in other.items():
-                _sum(into.setdefault(who, [0, 0]), counts)
+                add_up(into.setdefault(who, [0, 0]), counts)
         for bins, other in zip(self._longer, part._longer, strict=True):
-            _sum(bins, other)
-        _sum(self._first, part._first)
-        _sum(self._refusals, part._refusals)
+            add_up(bins, other)
+        add_up(self._first, part._first)
+        add_up(self._refusals, part._refusals)
         self.alpha.merge(part.alpha)
         self.leaderboard.merge(part.leaderboard)
         self.findings.merge(part.findings)
-        for shared in part._later or ():
-            self._across(*shared)
+        for shared in part._later:
+            self._across(shared)
 
     def _judgements(self, group: PreferenceGroup, where: str | None) -> None:
         for judgement in group.judgements:
@@ -292,7 +293,7 @@ class Quality:
             },
             "repeated_answers": self.repeated.most(),
             "models": self.leaderboard.report(),
-            "prompts": len(self._split_of),
+            "prompts": len(self._split_of or ()),
             "prompts_in_two_splits": self._leaks,
             "findings": self.findings.report(totals),
         }
@@ -309,8 +310,3 @@ class Quality:
             }
         agreed = [sum(counts[k] for counts in self._agree.values()) for k in (0, 1)]
         return {"overall": rate(*agreed), "alpha": self.alpha.report(), "annotators": annotators}
-
-
-def _sum(counts: list[int], more: Sequence[int]) -> None:
-    for k, n in enumerate(more):
-        counts[k] += n

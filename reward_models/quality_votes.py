@@ -39,6 +39,12 @@ def nominal_alpha(units: Mapping[tuple[int, ...], int]) -> float | None:
     return _alpha(apart, totals)
 
 
+def add_up(counts: list[Any], more: Sequence[Any]) -> None:
+    """Adds numbers to those of the same place."""
+    for k, n in enumerate(more):
+        counts[k] += n
+
+
 def disagreement(counts: Sequence[int]) -> float:
     """Σ_c n_c (m − n_c) / (m − 1): how much the values of one unit disagree."""
     m = sum(counts)
@@ -87,7 +93,7 @@ class Agreement:
         """Takes the counts of later groups."""
         self.groups.update(other.groups)
         self.pairs += other.pairs
-        self.shares = [one + more for one, more in zip(self.shares, other.shares, strict=True)]
+        add_up(self.shares, other.shares)
 
     def report(self, seed: int = 0) -> dict[str, Any]:
         """{"alpha", "low", "high", "pairs"}; the interval is None for a single group."""
@@ -197,7 +203,7 @@ class Leaderboard:
         for key, more in other.votes.items():
             counts = self._counts(key)
             if counts is not None:
-                counts[:] = [one + some for one, some in zip(counts, more, strict=True)]
+                add_up(counts, more)
 
     def report(self) -> dict[str, Any]:
         """{"models": [{"model", "votes", "win_rate", "average_win_rate", "elo"}], "note"}.

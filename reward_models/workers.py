@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from align.config_errors import UserError
@@ -46,7 +45,10 @@ class Known(NamedTuple):
 
 
 class Workers:
-    """Processes that call functions of importable modules; without any, this process does."""
+    """Processes that call functions of importable modules; without any, this process does.
+
+    ``close`` them.
+    """
 
     def __init__(self, n: int, setup: Any = None):
         """n: how many processes. setup: given to every call; it must be picklable."""
@@ -73,17 +75,6 @@ class Workers:
 
     def __len__(self) -> int:
         return len(self._processes)
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def map(
         self, function: Callable[[Any, Any], Any], batches: Iterable[Any]

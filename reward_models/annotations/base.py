@@ -12,6 +12,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -101,7 +102,7 @@ def rows_by_key(
     (``intake.begin(row)``, then ``intake.use()`` or ``intake.drop(row, …)``).
     key: JSON value of a row → any JSON value. votes_in: how many votes a row holds.
     """
-    with Spool(intake.folder) as spool:
+    with closing(Spool(intake.folder)) as spool:
         for row in rows:
             intake.begin(row)
             if row.error is not None:

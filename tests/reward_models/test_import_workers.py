@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from align.config_errors import UserError
-from reward_models import import_groups, import_reading, importing
+from reward_models import import_groups, importing
 from reward_models.import_annotations import main
 from reward_models.importing import ImportSettings, run_import
 from reward_models.workers import Known, Workers
@@ -95,8 +96,7 @@ def files(folder):
 
 
 def batches_of(monkeypatch, n):
-    for module in (import_reading, import_groups):
-        monkeypatch.setattr(module, "BATCH", n)
+    monkeypatch.setattr(import_groups, "BATCH", n)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def dies(setup, batch):
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_results_come_in_order_and_known_ones_in_their_place(n):
-    with Workers(n, setup=100) as workers:
+    with closing(Workers(n, setup=100)) as workers:
         batches = [Known("here") if k == 4 else k for k in range(10)]
         got = [result for _, result in workers.map(twice, batches)]
     assert got == [100, 102, 104, 106, "here", 110, 112, 114, 116, 118]
@@ -173,12 +173,13 @@ def test_results_come_in_order_and_known_ones_in_their_place(n):
 
 @pytest.mark.parametrize("n", [0, 2])
 def test_what_a_call_raises_is_raised_here(n):
-    with Workers(n) as workers, pytest.raises(ValueError, match="three"):
+    with closing(Workers(n)) as workers, pytest.raises(ValueError, match="three"):
         list(workers.map(unlucky, range(9)))
 
 
 def test_a_worker_that_died_is_an_error_that_says_what_to_do():
-    with Workers(2) as workers, pytest.raises(UserError, match=r"exit code 9.*--workers 0"):
+    said = r"exit code 9.*--workers 0"
+    with closing(Workers(2)) as workers, pytest.raises(UserError, match=said):
         list(workers.map(dies, range(4)))
 
 

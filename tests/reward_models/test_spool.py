@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ from reward_models.annotations.spool import Spool, digest
 
 
 def test_values_come_back_by_key_in_order_of_appearance():
-    with Spool() as spool:
+    with closing(Spool()) as spool:
         assert list(spool.groups()) == []
         for key, value in (("b", b"1"), ("a", b"22"), ("b", b""), ("c", b"4"), ("a", b"5")):
             spool.add(digest(key), value)
@@ -26,7 +28,7 @@ def test_values_come_back_by_key_in_order_of_appearance():
 @given(st.lists(st.tuples(st.integers(0, 8), st.binary(max_size=9)), max_size=60))
 def test_grouping_equals_a_dict_of_lists(pairs):
     wanted: dict[int, list[bytes]] = {}
-    with Spool() as spool:
+    with closing(Spool()) as spool:
         for key, value in pairs:
             wanted.setdefault(key, []).append(value)
             spool.add(digest(key), value)
