@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from align import launch_env
 from align.config_checks import NEEDED
 from align.config_errors import UserError
 from align.data.corpus import iter_texts
-from align.dry_run_size import size_lines
+from align.dry_run_cost import cost_lines
+from align.dry_run_size import meta_module, size_lines
 from align.prerequisites import fill, has_demo_data, missing_stages, uses_demo_data
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def dry_run(config: Config) -> int:
     tokenizer = load_tokenizer(plan) if plan.method != "tokenizer" else None
     print(f"# one example ({OPEN}…{CLOSE} is in the loss)\n" + example(plan, tokenizer) + "\n")
     if plan.method != "tokenizer":
-        vocabulary = len(tokenizer) if tokenizer is not None else None
-        print("# size\n" + "\n".join(size_lines(plan, vocabulary)))
+        module = meta_module(plan, len(tokenizer) if tokenizer is not None else None)
+        print("# size\n" + "\n".join(size_lines(plan, module)) + "\n")
+        print("# cost\n" + "\n".join(cost_lines(plan, module, _groups(plan, tokenizer))))
     print("\nNothing was trained or written.")
     return 0
 
@@ -121,7 +123,7 @@ def example(config: Config, tokenizer: Any) -> str:
 
         ids = chat.render_prompt(tokenizer, load_prompts(path)[0].messages)
         return marked(tokenizer, ids, [0] * len(ids)) + f"{OPEN}sampled completion{CLOSE}"
-    group, cut = _first_group(config, tokenizer, path)
+    group, cut = next(_built(config, tokenizer, path))
     lines = []
     for k, completion in enumerate(group.completions):
         mask = group.mask_of(k)
@@ -149,8 +151,24 @@ def _text_example(config: Config, tokenizer: Any) -> str:
     )
 
 
-def _first_group(config: Config, tokenizer: Any, path: str) -> tuple[Any, bool]:
-    """(group, was it cut) of the first record that training would keep."""
+def _groups(config: Config, tokenizer: Any) -> Iterator[Any]:
+    """The records that training would keep; nothing where the data have yet to be written."""
+    method = config.method
+    path: Any = config.prompts_path if method == "ppo" else getattr(config.data, NEEDED[method])
+    if tokenizer is None or method == "pretrain" or not Path(path).exists():
+        return iter(())
+    if method == "ppo":
+        from align import chat
+        from align.data.prompts import load_prompts
+        from align.groups import TokenGroup
+
+        rendered = (chat.render_prompt(tokenizer, p.messages) for p in load_prompts(path))
+        return (TokenGroup(ids, [[]]) for ids in rendered)
+    return (group for group, _ in _built(config, tokenizer, path))
+
+
+def _built(config: Config, tokenizer: Any, path: str) -> Iterator[tuple[Any, bool]]:
+    """(group, was it cut) of each record that training would keep; UserError if there is none."""
     from align.data.pairs import load_preferences
     from align.data.sft import load_sft
     from align.train.examples import PairBuilder, SftBuilder
@@ -166,9 +184,12 @@ def _first_group(config: Config, tokenizer: Any, path: str) -> tuple[Any, bool]:
     reasons: Counter[str] = Counter()
     for record in records:
         built = build(record)
-        if not isinstance(built, str):
-            return built
-        reasons[built] += 1
+        if isinstance(built, str):
+            reasons[built] += 1
+        else:
+            yield built
+    if reasons.total() < len(records):
+        return
     listed = ", ".join(f"{name} {n}" for name, n in reasons.most_common())
     raise UserError(field, path, f"leaves nothing to train on: {listed}", "Raise data.max_length")
 

@@ -15,9 +15,8 @@ _MIB = 1 << 20
 _QUANTISED = {"4bit": 0.55, "8bit": 1.0}
 
 
-def size_lines(config: Config, vocabulary: int | None) -> list[str]:
-    """Return parameters and memory as lines; vocabulary: of a model that has yet to be made."""
-    module = meta_module(config, vocabulary)
+def size_lines(config: Config, module: PolicyModule | None) -> list[str]:
+    """Return parameters and memory as lines; module: of `meta_module`."""
     if module is None:
         return ["  (the model has yet to be built)"]
     parts = {

@@ -5,11 +5,14 @@ No torch here: these answers are needed before a process group exists.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 
 from align.config_errors import NO_VALUE, UserError
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "TORCH_NCCL_", "OMPI_", "PMI_", "MV2_")
 _LAUNCHER_NAMES = {
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "ROLE_RANK",
@@ -28,8 +31,27 @@ def set_defaults() -> None:
     # Threads that wait in a loop starve each other as soon as anything else runs on the machine: a
     # small matrix product then takes milliseconds instead of microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _keep_memory()
     # bitsandbytes looks for an optional kernel on the hub whenever peft imports it, and warns.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def _keep_memory() -> None:
+    """Let glibc keep freed memory for the next tensors.
+
+    Activations are freed and asked for again every step. By default glibc gives them back to the
+    kernel each time, and a first touch of every page follows, which for an element-wise operation
+    takes longer than the operation. A user's own MALLOC_ or GLIBC_TUNABLES settings stand.
+    """
+    chosen = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_")
+    if sys.platform != "linux" or any(name in os.environ for name in chosen):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return
+    for option, value in ((M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 * 2**20), (M_MMAP_MAX, 0)):
+        mallopt(option, value)
 
 
 def asked_world() -> int:

@@ -2,7 +2,8 @@
 
 Two things are measured, never guessed. The head applied to chosen positions must give the log-probs
 of the model's own forward (a soft cap or a scale that nobody knows of would show). And candidates
-that share a row must get the log-probs that they get alone.
+that share a row must get the log-probs that they get alone. And before the first step the policy
+must be its reference.
 """
 
 from __future__ import annotations
@@ -107,6 +108,30 @@ def tolerance(module: Any) -> float:
     if dtype == torch.float32 and module.device.type != "cpu":
         return _TF32
     return _TOLERANCE.get(dtype, _COARSE)
+
+
+def check_reference(policy: Policy, logps: Tensor, ref_logps: Tensor) -> None:
+    """Before the first step policy and reference are the same model: RuntimeError if not.
+
+    logps, ref_logps: of the same tokens, or sums of them.
+    """
+    gap = float((logps.detach() - ref_logps).abs().max()) if logps.numel() else 0.0
+    if gap <= tolerance(policy.module):
+        return
+    lora = policy.config.policy.lora
+    if policy.reference == "adapter_off" and lora is not None and lora.path:
+        cause = (
+            f"policy.lora.path={lora.path!r} changes the policy, and adapter_off compares with "
+            "the model without it. Give that folder as policy.path, or use reference: frozen"
+        )
+    elif policy.reference == "cached":
+        cause = "the cache belongs to other weights: delete it"
+    else:
+        cause = "the reference was not loaded from policy.path, or a dropout is still on"
+    raise RuntimeError(
+        f"KL(policy, reference) is not 0 before the first step: log-probs differ by {gap:.2g} "
+        f"nats. {cause}."
+    )
 
 
 def _measure(policy: Policy, group: TokenGroup, layout: str) -> Tensor:

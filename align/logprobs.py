@@ -1,8 +1,9 @@
 """Log-probs and entropy of tokens from hidden states, without a logits tensor of all tokens.
 
 At a vocabulary of 150,000 the float32 logits of 8,192 tokens are 5 GB, and their gradient as much
-again. Only N numbers of those N·V are wanted, so the head is applied to a few rows at a time, and
-under gradients each chunk is recomputed in the backward pass instead of being kept.
+again. Only N numbers of those N·V are wanted, so the head is applied to a few rows at a time. For a
+plain linear head the gradient is written out (`align.head_gradient`); for any other each chunk is
+recomputed in the backward pass instead of being kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from align.head_gradient import linear_logps, writes_out
 
 CHUNK_BYTES = 256 * 2**20
 """Float32 logits of one chunk. The backward pass holds about three tensors of that size."""
@@ -52,6 +55,8 @@ def token_logps(
         raise ValueError(f"hidden {tuple(hidden.shape)} does not fit labels {tuple(labels.shape)}")
     count = max(chunk_count(hidden.shape[0], head, chunk_tokens), min_chunks)
     size = chunk_tokens or default_chunk_tokens(head)
+    if not want_entropy and softcap is None and min_chunks == 1 and writes_out(head):
+        return linear_logps(hidden, labels, head, (scale or 1.0) / temperature, size), None
 
     def one_chunk(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return _chunk_logps(head(rows), targets, temperature, want_entropy, softcap, scale)

@@ -23,6 +23,8 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
         return model
     from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
+    from align.fused_lora import fuse_lora
+
     if config.policy.quantization:
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=bool(config.train.args.get("gradient_checkpointing"))
@@ -46,6 +48,7 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
             for name, parameter in adapted.named_parameters():
                 if f".{CRITIC_ADAPTER}." in name:
                     parameter.requires_grad_(True)
+        fuse_lora(adapted)
     except (OSError, ValueError) as error:
         if lora.path:
             reason = f"cannot be put on this model ({first_line(error)})"

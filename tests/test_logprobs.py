@@ -214,3 +214,75 @@ def test_bad_input_is_refused(temperature: float) -> None:
         token_logps(hidden, labels, head, temperature=temperature)
     with pytest.raises(ValueError, match=r"\(24, 6\) does not fit labels \(23,\)"):
         token_logps(hidden, labels[1:], head)
+
+
+# The written-out gradient of a plain linear head
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, N, None])
+@pytest.mark.parametrize("trained", [(), ("weight",), ("bias",), ("weight", "bias")])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_gradients_by_finite_differences(trained, chunk_tokens, temperature) -> None:
+    hidden, labels, head = problem()
+    for name, parameter in head.named_parameters():
+        parameter.requires_grad_(name in trained)
+    parameters = [p for n, p in head.named_parameters() if n in trained]
+
+    def logps(hidden, *_):
+        return token_logps(
+            hidden, labels, head, chunk_tokens=chunk_tokens, temperature=temperature, scale=0.5
+        )[0]
+
+    assert torch.autograd.gradcheck(logps, (hidden, *parameters))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_written_out_equals_recomputed(trained) -> None:
+    """A subclass of Linear takes the general way."""
+
+    class Other(nn.Linear):
+        pass
+
+    hidden, labels, head = problem()
+    head.requires_grad_(trained)
+    other = Other(H, V, dtype=torch.float64).requires_grad_(trained)
+    other.load_state_dict(head.state_dict())
+    weights = torch.linspace(-1, 2, N, dtype=torch.float64)
+    found = []
+    for one in (head, other):
+        logps, _ = token_logps(hidden, labels, one, chunk_tokens=5)
+        wanted = [hidden, *one.parameters()] if trained else [hidden]
+        found.append((logps, *torch.autograd.grad((weights * logps).sum(), wanted)))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_under_autocast_the_gradient_is_that_of_the_narrow_products(trained) -> None:
+    hidden, labels, head = problem(torch.float32)
+    head.requires_grad_(trained)
+
+    class Other(nn.Linear):
+        pass
+
+    other = Other(H, V).requires_grad_(trained)
+    other.load_state_dict(head.state_dict())
+    found = []
+    for one in (head, other):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logps, _ = token_logps(hidden, labels, one, chunk_tokens=5)
+        assert logps.dtype == torch.float32
+        wanted = [hidden, *one.parameters()] if trained else [hidden]
+        found.append((logps, *torch.autograd.grad(logps.sum(), wanted)))
+    torch.testing.assert_close(found[0], found[1], atol=0.02, rtol=0.02)
+
+
+def test_a_frozen_head_keeps_nothing_of_vocabulary_size() -> None:
+    hidden, labels, head = problem(torch.float32)
+    head.requires_grad_(False)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
+        token_logps(hidden, labels, head)
+    assert N * V not in kept
+    assert max(kept) <= max(N * H, V * H)

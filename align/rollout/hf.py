@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from align.checkpoints import max_positions
 from align.config_errors import UserError
 from align.rollout.base import Samples, StopRule
+from align.rollout.cache import growing_cache
 
 
 @dataclass
@@ -110,7 +111,7 @@ class HFSampler:
         unique = list(dict.fromkeys(which))  # in the order of the rows, as the cache will be
         ids, mask, positions = left_pad([prompts[i] for i in unique], steps, device)
         width = ids.shape[1]
-        cache: Any = DynamicCache(config=self.model.config)
+        cache = growing_cache(self.model.config, width + steps)
         logits = self._forward(ids, mask[:, :width], positions, cache)
         place = {prompt: row for row, prompt in enumerate(unique)}
         index = torch.tensor([place[prompt] for prompt in which], device=device)

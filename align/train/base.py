@@ -22,8 +22,9 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from align.distributed import barrier, max_over_ranks, sum_over_ranks
 from align.groups import GroupBatch, TokenGroup
-from align.layouts import tolerance
-from align.train.batches import FILLER, GroupDataset, StepBatches, eval_parts, pieces, train_loader
+from align.layouts import check_reference
+from align.train import batches as cut
+from align.train.batches import FILLER, GroupDataset, StepBatches
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
 from align.train.resume import COMPLETE, is_over, restore, step_of, write_state
@@ -92,13 +93,19 @@ class AlignTrainer(Trainer):
 
     # Data
 
+    @property
+    def token_budget(self) -> int | None:
+        """Tokens that are computed at once, see `align.train.batches.token_budget`."""
+        deepspeed = self.is_deepspeed_enabled
+        return cut.token_budget(self.settings, self.args.device, deepspeed=deepspeed)
+
     def collate(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
         """One micro-batch as the Trainer hands it on: the groups, and their batches."""
         packed = self.settings.method == "sft" and self.settings.sft.packing
-        cut = pieces(groups, self.settings.train.max_tokens_per_batch, self.policy.layout)
+        parts = cut.pieces(groups, self.token_budget, self.policy.layout)
         tokens = sum(len(g.prompt_ids) + sum(map(len, g.completions)) for g in groups)
         return {
-            "batches": [self.policy.collate(part, packed=packed) for part in cut],
+            "batches": [self.policy.collate(part, packed=packed) for part in parts],
             "counts": {"items": self.items(groups), "tokens": float(tokens)},
         }
 
@@ -114,7 +121,7 @@ class AlignTrainer(Trainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=self.settings.data.shuffle,
         )
-        return train_loader(self.train_groups, sampler, self.collate)
+        return cut.train_loader(self.train_groups, sampler, self.collate)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -219,23 +226,7 @@ class AlignTrainer(Trainer):
         if self._reference_checked or self.state.global_step > 0:
             return
         self._reference_checked = True
-        gap = float((logps.detach() - ref_logps).abs().max()) if logps.numel() else 0.0
-        if gap <= tolerance(self.policy.module):
-            return
-        lora = self.settings.policy.lora
-        if self.policy.reference == "adapter_off" and lora is not None and lora.path:
-            cause = (
-                f"policy.lora.path={lora.path!r} changes the policy, and adapter_off compares with "
-                "the model without it. Give that folder as policy.path, or use reference: frozen"
-            )
-        elif self.policy.reference == "cached":
-            cause = "the cache belongs to other weights: delete it"
-        else:
-            cause = "the reference was not loaded from policy.path, or a dropout is still on"
-        raise RuntimeError(
-            f"KL(policy, reference) is not 0 before the first step: log-probs differ by {gap:.2g} "
-            f"nats. {cause}."
-        )
+        check_reference(self.policy, logps, ref_logps)
 
     # Evaluation, logs, files
 
@@ -272,16 +263,20 @@ class AlignTrainer(Trainer):
     ) -> Iterator[tuple[list[int], list[TokenGroup], GroupBatch]]:
         """Batches of an evaluation, each group on one rank: (indices, groups, batch on the device).
 
-        All ranks get as many: one without groups left gets fillers, and no indices.
+        All ranks get as many micro-batches: one without groups left gets fillers, and no indices.
         """
         args, dataset = self.args, GroupDataset(groups)
-        for part in eval_parts(
+        # Under DeepSpeed every rank must make equally many passes.
+        budget = None if self.is_deepspeed_enabled else self.token_budget
+        for part in cut.eval_parts(
             len(groups), args.per_device_eval_batch_size,
             rank=args.process_index, world=args.world_size,
         ):  # fmt: skip
-            chosen = [dataset[i] for i in part]
-            batch = self.policy.collate(chosen).to(args.device)
-            yield [i for i in part if i != FILLER], chosen, batch
+            whole = [dataset[i] for i in part]
+            for piece in cut.piece_indices(whole, budget, self.policy.layout):
+                chosen = [whole[i] for i in piece]
+                batch = self.policy.collate(chosen).to(args.device)
+                yield [part[i] for i in piece if part[i] != FILLER], chosen, batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the meter's figures and the speed to a training log line."""
@@ -317,8 +312,7 @@ class AlignTrainer(Trainer):
             return {}
         trained = {n for n, p in module.named_parameters() if p.requires_grad}
         return {
-            name: whole[name].detach().cpu().contiguous()
-            for name in sorted(trained & whole.keys())
+            name: whole[name].detach().cpu().contiguous() for name in sorted(trained & whole.keys())
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -8,14 +8,20 @@ that carry no loss instead.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from align.groups import TokenGroup
+from align.losses_dpo import BATCH_COUPLED
+
+if TYPE_CHECKING:
+    from align.config import Config
 
 FILLER = -1
+CPU_TOKENS = 512
+"""Tokens of a piece on a CPU; products of that many rows are as fast as larger ones."""
 
 
 def filler(token: int = 0) -> TokenGroup:
@@ -99,19 +105,45 @@ def eval_parts(items: int, micro: int, *, rank: int, world: int) -> list[list[in
     return parts
 
 
+def token_budget(config: Config, device: torch.device, *, deepspeed: bool) -> int | None:
+    """Tokens of one piece of a micro-batch; None leaves micro-batches whole.
+
+    Without train.max_tokens_per_batch a CPU takes CPU_TOKENS at a time: more bring it no speed, and
+    cost padding and memory. DeepSpeed gathers weights in every pass, so nothing is cut there
+    unasked; nor on accelerators, which like large batches; nor rows that packing has filled. A loss
+    that sorts the whole batch is never cut.
+    """
+    if config.method == "dpo" and config.dpo.loss_type in BATCH_COUPLED:
+        return None
+    if config.train.max_tokens_per_batch is not None:
+        return config.train.max_tokens_per_batch
+    packed = config.method == "sft" and config.sft.packing
+    return None if deepspeed or packed or device.type != "cpu" else CPU_TOKENS
+
+
 def pieces(groups: Sequence[TokenGroup], budget: int | None, layout: str) -> list[list[TokenGroup]]:
     """Cut a micro-batch so that no piece has more than `budget` tokens, padding included.
 
     A group is never cut: one that alone is over the budget is a piece of its own.
     """
+    return [[groups[i] for i in part] for part in piece_indices(groups, budget, layout)]
+
+
+def piece_indices(
+    groups: Sequence[TokenGroup], budget: int | None, layout: str, *, ordered: bool = False
+) -> list[list[int]]:
+    """The indices of each piece's groups. ordered: keep the order given; else longest first."""
     if budget is None:
-        return [list(groups)]
-    result: list[list[TokenGroup]] = []
-    for group in sorted(groups, key=lambda g: -g.row_tokens(layout)):
-        if result and _cost([*result[-1], group], layout) <= budget:
-            result[-1].append(group)
+        return [list(range(len(groups)))]
+    result: list[list[int]] = []
+    order: Sequence[int] = range(len(groups))
+    if not ordered:
+        order = sorted(order, key=lambda i: -groups[i].row_tokens(layout))
+    for i in order:
+        if result and _cost([groups[j] for j in (*result[-1], i)], layout) <= budget:
+            result[-1].append(i)
         else:
-            result.append([group])
+            result.append([i])
     return result
 
 

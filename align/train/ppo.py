@@ -29,7 +29,8 @@ from align.train.batches import FILLER, GroupDataset, pieces
 from align.train.ppo_evaluation import evaluate_prompts
 from align.train.ppo_prompts import load_prompt_items
 from align.train.ppo_state import Clock, Ema, Position, StepEnd, dropout_off
-from align.train.rollouts import Collector, PromptItem, Rollout, as_batch_counts, chunks, minibatch
+from align.train.rollout_parts import as_batch_counts, chunks, minibatch
+from align.train.rollouts import Collector, PromptItem, Rollout
 from align.train.runner import callbacks, run_training, training_arguments, write_counts
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class PpoTrainer(AlignTrainer):
     def collate_micro(self, groups: Sequence[TokenGroup], number: int) -> dict[str, Any]:
         """One micro-batch, with its share of the pre-training mix."""
         config = self.settings
-        cut = pieces(groups, config.train.max_tokens_per_batch, self.policy.layout)
+        cut = pieces(groups, self.token_budget, self.policy.layout)
         made: dict[str, Any] = {
             "batches": [self.policy.collate(part) for part in cut],
             "counts": as_batch_counts(groups),

@@ -7,7 +7,7 @@ data: a checkpoint holds it whole, so that a run can stop between any two steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
 from align.rollout import Samples, make_sampler, rank_seed
+from align.train.batches import piece_indices
 from align.train.meter import Stats
+from align.train.rollout_parts import attach, chunks, in_order
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -141,14 +143,17 @@ class Collector:
     def measure(self, groups: Sequence[TokenGroup]) -> dict[str, Tensor]:
         """Log-probs, reference, entropy and values of all tokens, flat (N,), on the CPU.
 
-        The wrapped model reads them in the micro-batches that training uses, without gradient.
+        The wrapped model reads them in batches of the size that training uses, without gradient,
+        the longest first, so that little is padded.
         """
         trainer = self.trainer
+        layout = trainer.policy.layout
+        order = sorted(range(len(groups)), key=lambda i: -groups[i].row_tokens(layout))
         model: Any = trainer.model_wrapped
         want = ["logps", "ref_logps", "entropy", "values"]
         want += ["end_values"] if self.ppo.score_at == "after_eos" else []
         parts: list[dict[str, Tensor]] = []
-        batches = list(chunks(groups, trainer.args.per_device_train_batch_size))
+        batches = self._batches([groups[i] for i in order])
         # Under ZeRO-3 every rank must make equally many passes: the surplus is thrown away.
         passes = int(max_over_ranks(len(batches))) if zero3() else len(batches)
         was_training = model.training
@@ -161,7 +166,18 @@ class Collector:
                 parts.append({name: x.float().cpu() for name, x in out.items()})
         model.train(was_training)
         kept = parts[: len(batches)]
-        return {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+        flat = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+        return {name: in_order(x, groups, order, name == "end_values") for name, x in flat.items()}
+
+    def _batches(self, groups: Sequence[TokenGroup]) -> list[list[TokenGroup]]:
+        """Groups in their order, at most a micro-batch of completions and its tokens at a time."""
+        trainer = self.trainer
+        budget = None if zero3() else trainer.token_budget
+        return [
+            [part[i] for i in piece]
+            for part in chunks(groups, trainer.args.per_device_train_batch_size)
+            for piece in piece_indices(part, budget, trainer.policy.layout, ordered=True)
+        ]
 
     def _finish(
         self,
@@ -202,7 +218,7 @@ class Collector:
         explained = adv.explained_variance(*figures.pop("explained_variance"), reduce=reduce)
         advantage = adv.whiten(advantage, reduce=reduce)
         flat = {"old_logps": logps, "advantages": advantage, "old_values": values}
-        _attach(groups, flat | {"returns": returns}, extras_c, offsets)
+        attach(groups, flat | {"returns": returns}, extras_c, offsets)
         self._log(figures, explained)
 
     def _figures(
@@ -253,75 +269,3 @@ class Collector:
         """Restore `state_dict()`."""
         self.kl.load_state_dict(state["kl"])
         self.shaper.load_state_dict(state["shaper"])
-
-
-def _attach(
-    groups: list[TokenGroup],
-    per_token: dict[str, Tensor],
-    per_candidate: dict[str, Tensor],
-    offsets: Tensor,
-) -> None:
-    """Split flat tensors over the groups' candidates."""
-    bounds = offsets.tolist()
-    lists = {name: x.tolist() for name, x in per_token.items()}
-    singles = {name: x.tolist() for name, x in per_candidate.items()}
-    c = 0
-    for group in groups:
-        mine = range(c, c + len(group.completions))
-        group.extras = {
-            name: [values[bounds[i] : bounds[i + 1]] for i in mine]
-            for name, values in lists.items()
-        } | {name: [values[i] for i in mine] for name, values in singles.items()}
-        c += len(group.completions)
-
-
-def select(group: TokenGroup, candidates: Sequence[int]) -> TokenGroup:
-    """The same prompt with some of its candidates."""
-    extras = {name: [values[k] for k in candidates] for name, values in group.extras.items()}
-    return TokenGroup(group.prompt_ids, [group.completions[k] for k in candidates], extras=extras)
-
-
-def chunks(groups: Sequence[TokenGroup], size: int) -> Iterator[list[TokenGroup]]:
-    """Batches of at most `size` completions in order; a group is cut where a batch is full."""
-    batch: list[TokenGroup] = []
-    room = size
-    for group in groups:
-        start, total = 0, len(group.completions)
-        while start < total:
-            taken = min(room, total - start)
-            batch.append(select(group, range(start, start + taken)))
-            start, room = start + taken, room - taken
-            if room == 0:
-                yield batch
-                batch, room = [], size
-    if batch:
-        yield batch
-
-
-def minibatch(rollout: Rollout, number: int, count: int, seed: int) -> list[TokenGroup]:
-    """The completions of one minibatch of one pass, equally many in each.
-
-    Whole groups are dealt where their number allows it, so that candidates share their prompt;
-    else single completions, and those of one prompt that meet in a minibatch share it.
-    """
-    drawn = torch.Generator().manual_seed(seed)
-    groups = rollout.groups
-    if len(groups) % count == 0:
-        order = torch.randperm(len(groups), generator=drawn).tolist()
-        size = len(groups) // count
-        return [groups[i] for i in order[number * size : (number + 1) * size]]
-    places = [(g, k) for g, group in enumerate(groups) for k in range(len(group.completions))]
-    order = torch.randperm(len(places), generator=drawn).tolist()
-    size = len(places) // count
-    taken: dict[int, list[int]] = {}
-    for i in order[number * size : (number + 1) * size]:
-        g, k = places[i]
-        taken.setdefault(g, []).append(k)
-    return [select(groups[g], ks) for g, ks in taken.items()]
-
-
-def as_batch_counts(groups: Sequence[TokenGroup]) -> dict[str, float]:
-    """Completion tokens (items) and all tokens of some groups."""
-    completion = float(sum(len(c) for g in groups for c in g.completions))
-    prompts = float(sum(len(g.prompt_ids) for g in groups))
-    return {"items": completion, "tokens": completion + prompts}

@@ -1,0 +1,6 @@
+def step_floor(options, used, steps):
+    return None
+
+
+def ppo_floor(options, model, prompts):
+    return None

@@ -1,0 +1,93 @@
+"""What both sides have in common: the job they get, the clock around each step, the result file.
+
+A job is a JSON file. The clock is a callback of transformers' Trainer, which every side's trainer
+is made of, so both are timed by the same lines: from the end of one optimiser step to the end of
+the next, data and logging included. The first step warms up and is not counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import TrainerCallback
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds and logged figures of every optimiser step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._on_device():
+            import torch
+
+            torch.accelerator.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.logs.append({k: float(v) for k, v in logs.items() if _is_number(v)})
+
+    def _on_device(self) -> bool:
+        import torch
+
+        return torch.accelerator.is_available()
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def watch() -> Stopwatch:
+    """A stopwatch that every Trainer made from now on carries."""
+    stopwatch = Stopwatch()
+    original = transformers.Trainer.__init__
+
+    def init(self: Any, *args: Any, callbacks: Any = None, **kwargs: Any) -> None:
+        original(self, *args, callbacks=[*(callbacks or []), stopwatch], **kwargs)
+
+    transformers.Trainer.__init__ = init  # type: ignore[method-assign]
+    return stopwatch
+
+
+def job() -> dict[str, Any]:
+    """What to do, from the file named on the command line."""
+    return json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+
+def memory_of_process() -> float:
+    """Peak memory in MiB: of the GPU where there is one, else resident memory of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 2**20
+
+
+def report(out: str, stopwatch: Stopwatch, *, steps_a_unit: int = 1, **more: Any) -> None:
+    """Write the side's result. steps_a_unit: steps that are timed together (a PPO update's)."""
+    import torch
+
+    ends = stopwatch.ends[steps_a_unit - 1 :: steps_a_unit]
+    result = {
+        "seconds": [b - a for a, b in itertools.pairwise(ends)],
+        "logs": stopwatch.logs,
+        "peak_mib": memory_of_process(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **more,
+    }
+    Path(out).write_text(json.dumps(result), encoding="utf-8")
