@@ -42,8 +42,23 @@ def linear_logps(
     memory at once.
     """
     if not torch.is_grad_enabled():
-        hidden = hidden.detach()
+        return linear_entropy(hidden, labels, head, scale, chunk_tokens, want_entropy=False)[0]
     return _LinearLogps.apply(hidden, head.weight, head.bias, labels, scale, chunk_tokens)
+
+
+@torch.no_grad()
+def linear_entropy(
+    hidden: Tensor, labels: Tensor, head: nn.Linear, scale: float, chunk_tokens: int,
+    *, want_entropy: bool = True,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """The same log-probs and, in the same pass, H = −Σ p log p in nats (N,); no gradient."""
+    logps = hidden.new_empty(len(labels), dtype=_wide(hidden.dtype))
+    entropy = torch.empty_like(logps) if want_entropy else None
+    for at in _parts(len(labels), chunk_tokens):
+        logps[at], probs = _softmax(hidden[at], head.weight, head.bias, labels[at], scale)
+        if entropy is not None:
+            entropy[at] = torch.special.entr(probs).sum(-1)
+    return logps, entropy
 
 
 class _LinearLogps(torch.autograd.Function):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from align.head_gradient import linear_logps, writes_out
+from align.head_gradient import linear_entropy, linear_logps, writes_out
 
 CHUNK_BYTES = 256 * 2**20
 """Float32 logits of one chunk. The backward pass holds about three tensors of that size."""
@@ -55,8 +55,12 @@ def token_logps(
         raise ValueError(f"hidden {tuple(hidden.shape)} does not fit labels {tuple(labels.shape)}")
     count = max(chunk_count(hidden.shape[0], head, chunk_tokens), min_chunks)
     size = chunk_tokens or default_chunk_tokens(head)
-    if not want_entropy and softcap is None and min_chunks == 1 and writes_out(head):
-        return linear_logps(hidden, labels, head, (scale or 1.0) / temperature, size), None
+    if softcap is None and min_chunks == 1 and writes_out(head):
+        factor = (scale or 1.0) / temperature
+        if not want_entropy:
+            return linear_logps(hidden, labels, head, factor, size), None
+        if not torch.is_grad_enabled():
+            return linear_entropy(hidden, labels, head, factor, size)
 
     def one_chunk(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return _chunk_logps(head(rows), targets, temperature, want_entropy, softcap, scale)

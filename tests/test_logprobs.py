@@ -286,3 +286,17 @@ def test_a_frozen_head_keeps_nothing_of_vocabulary_size() -> None:
         token_logps(hidden, labels, head)
     assert N * V not in kept
     assert max(kept) <= max(N * H, V * H)
+
+
+@pytest.mark.parametrize("chunk_tokens", [5, None])
+def test_asking_for_the_entropy_does_not_change_a_bit_of_the_log_probs(chunk_tokens) -> None:
+    """PPO's KL before the first step is 0 because policy and reference are summed alike."""
+    hidden, labels, head = problem(torch.float32)
+    with torch.no_grad():
+        alone, _ = token_logps(hidden, labels, head, chunk_tokens=chunk_tokens, temperature=0.7)
+        logps, entropy = token_logps(
+            hidden, labels, head, chunk_tokens=chunk_tokens, temperature=0.7, want_entropy=True
+        )
+        expected = full(hidden, labels, head, lambda z: z / 0.7)
+    assert torch.equal(alone, logps)
+    torch.testing.assert_close((logps, entropy), expected)
