@@ -117,7 +117,7 @@ def ppo_update(
     prompt: float,
     completion: float,
     *,
-    prompts: int,
+    prompts: float,
     n: int,
     epochs: int,
     critic: str,

@@ -55,7 +55,8 @@ def shape_of(model: Any, adapter: str = "default") -> cost.Shape:
         if "lora_" in name:
             low_rank += parameter.numel() if f".{adapter}." in name else 0
         elif parameter.dim() >= 2 and id(parameter) not in tables:
-            body += parameter.numel() * (routed if parameter.dim() == 3 or ".experts." in name else 1)
+            expert = parameter.dim() == 3 or ".experts." in name
+            body += parameter.numel() * (routed if expert else 1)
     heads = config.num_attention_heads
     width = _first(config, "head_dim") or config.hidden_size // heads
     inner = _first(config, "intermediate_size", "n_inner") or 4 * config.hidden_size
@@ -173,8 +174,12 @@ def cost_lines(config: Config, module: PolicyModule | None, groups: Iterable[Any
 
 
 def gpu_table(
-    config: Config, module: PolicyModule, operations: float, work: cost.Work,
-    worlds: Sequence[int] = WORLDS, gpu: Gpu | None = None,
+    config: Config,
+    module: PolicyModule,
+    operations: float,
+    work: cost.Work,
+    worlds: Sequence[int] = WORLDS,
+    gpu: Gpu | None = None,
 ) -> list[str]:
     """Memory, traffic and time in bfloat16 by number of processes, each with this batch."""
     from align.logprobs import CHUNK_BYTES
@@ -238,6 +243,6 @@ def machine_speed(size: int = 1024, seconds: float = 0.2) -> float:
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
     return best

@@ -29,8 +29,11 @@ def set_defaults() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that wait in a loop starve each other as soon as anything else runs on the machine: a
-    # small matrix product then takes milliseconds instead of microseconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # small matrix product then takes milliseconds instead of microseconds. To wake one that sleeps
+    # takes as long as a small product. So: a loop of some microseconds, then sleep.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _keep_memory()
     # bitsandbytes looks for an optional kernel on the hub whenever peft imports it, and warns.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -41,6 +41,10 @@ class Side:
     def peak(self) -> float:
         return max(run["peak_mib"] for run in self.runs)
 
+    @property
+    def figures(self) -> list[dict[str, float]]:
+        return [log for run in self.runs for log in run["logs"]]
+
     def figure(self, name: str) -> list[float]:
         """A logged figure of the first run, step by step."""
         return [log[name] for log in self.runs[0]["logs"] if name in log]

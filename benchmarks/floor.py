@@ -4,3 +4,7 @@ def step_floor(options, used, steps):
 
 def ppo_floor(options, model, prompts):
     return None
+
+
+def sampling_floor(options, model, prompts, length):
+    return None

@@ -45,12 +45,17 @@ class GrowingLayer(DynamicLayer):
                 _with_room(old, new, max(end, self.length), start)
                 for old, new in ((self.keys, key_states), (self.values, value_states))
             ]
-        views = []
-        for memory, new in zip(self._memory, (key_states, value_states), strict=True):
-            memory[..., start:end, :] = new
-            views.append(memory[..., :end, :])
-        self.keys, self.values = views
-        return self.keys, self.values
+        keys, values = self._memory
+        keys[..., start:end, :], values[..., start:end, :] = key_states, value_states
+        self.keys, self.values = found = keys[..., :end, :], values[..., :end, :]
+        return found
+
+    def fill(self, keys: Tensor, values: Tensor, tokens: int) -> None:
+        """Take over memory (rows, heads, length, head size) whose first `tokens` are written."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self._memory = [keys, values]
+        self.keys, self.values = (memory[..., :tokens, :] for memory in self._memory)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows, or take them several times, with the room that was there."""
@@ -82,8 +87,8 @@ class GrowingLayer(DynamicLayer):
         super().reset()
 
 
-def _with_room(old: Tensor, new: Tensor, length: int, start: int) -> Tensor:
+def _with_room(old: Tensor | None, new: Tensor, length: int, start: int) -> Tensor:
     memory = new.new_empty(*new.shape[:2], length, new.shape[-1])
-    if start:
+    if start and old is not None:
         memory[..., :start, :] = old
     return memory

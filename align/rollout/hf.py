@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from align.checkpoints import max_positions
 from align.config_errors import UserError
 from align.rollout.base import Samples, StopRule
-from align.rollout.cache import growing_cache
+from align.rollout.prefill import CPU_TOKENS, read_prompts
 
 
 @dataclass
@@ -85,7 +85,7 @@ class HFSampler:
         completions: list[list[int]] = [[]] * rows
         logps: list[list[float]] = [[]] * rows
         self._check_ranks(rows)
-        with _eval_mode(self.model), torch.no_grad():
+        with _eval_mode(self.model), _merged(self.model), torch.no_grad():
             for start in range(0, rows, self.batch_size):
                 batch = order[start : start + self.batch_size]
                 tokens, lps, lengths = self._decode(
@@ -109,15 +109,15 @@ class HFSampler:
         """Complete one batch: row r is prompt which[r]. Returns tokens, log-probs, lengths."""
         device, steps = self.model.device, self.max_new_tokens
         unique = list(dict.fromkeys(which))  # in the order of the rows, as the cache will be
-        ids, mask, positions = left_pad([prompts[i] for i in unique], steps, device)
-        width = ids.shape[1]
-        cache = growing_cache(self.model.config, width + steps)
-        logits = self._forward(ids, mask[:, :width], positions, cache)
         place = {prompt: row for row, prompt in enumerate(unique)}
         index = torch.tensor([place[prompt] for prompt in which], device=device)
-        if len(unique) < len(which):  # each prompt was read once; now one row per completion
-            cache.reorder_cache(index)
-        logits, mask, positions = logits[index], mask[index], positions[index, -1:]
+        # Ranks whose forward calls are tied read all at once, so that they make equally many.
+        budget = CPU_TOKENS if device.type == "cpu" and not self.synced_gpus else None
+        start = read_prompts(
+            self._forward, self.model.config, [prompts[i] for i in unique], index, steps, budget
+        )
+        cache, width = start.cache, start.width
+        logits, mask, positions = start.logits, start.mask, start.positions
         uniform = uniform.to(device, _wide(device))
         tokens = torch.zeros(len(which), steps, dtype=torch.long, device=device)
         logps = torch.zeros(len(which), steps, device=device)
@@ -156,22 +156,28 @@ class HFSampler:
 
         Inverts the cumulative distribution at uniform (R,), in [0, 1).
         """
+        scaled = logits if self.temperature in (0, 1) else logits / self.temperature
+        probs = scaled.softmax(-1)
+        highest, where = scaled.max(-1, keepdim=True)
+        # The largest probability is 1/Σ exp(z − max), and at least 1/V: its logarithm is exact.
+        normaliser = highest - probs.gather(-1, where).log()
         if self.temperature == 0:
-            token, scaled = logits.argmax(-1), logits
+            token = where
         else:
-            scaled = logits / self.temperature
-            cdf = self._filter(scaled).softmax(-1).cumsum(-1, dtype=uniform.dtype)
+            if self.top_k or self.top_p < 1:
+                probs = self._filter(scaled).softmax(-1)
+            cdf = probs.cumsum(-1, dtype=uniform.dtype)
             below_one = 1 - torch.finfo(uniform.dtype).eps  # else rounding could reach the total
             at = uniform[:, None].clamp(max=below_one) * cdf[:, -1:]
             # right=True: the first entry whose cumulative sum exceeds `at`, never one of mass 0.
-            token = torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-        logp = scaled.gather(-1, token[:, None])[:, 0] - scaled.logsumexp(-1)
+            token = torch.searchsorted(cdf, at, right=True).clamp(max=logits.shape[-1] - 1)
+        logp = (scaled.gather(-1, token) - normaliser)[:, 0]
         if not torch.isfinite(logp).all():
             raise FloatingPointError(
                 "sampling met logits that are not finite: the policy has diverged (or was loaded "
                 "in a dtype too narrow for it). Lower train.learning_rate or use float32."
             )
-        return token, logp
+        return token[:, 0], logp
 
     def _filter(self, scaled: Tensor) -> Tensor:
         """Logits with everything outside top_k and top_p at −inf."""
@@ -226,26 +232,6 @@ class HFSampler:
             )
 
 
-def left_pad(
-    prompts: Sequence[Sequence[int]], room: int, device: torch.device | str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts as one left-padded batch.
-
-    Returns ids (R, P), mask (R, P + room) with ones for the tokens to come, and positions (R, P)
-    that count real tokens only, which learned position embeddings need. The padding id is 0:
-    whatever it means to the tokenizer, the mask hides it.
-    """
-    width = max(len(p) for p in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.ones(len(prompts), width + room, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        pad = width - len(prompt)
-        ids[row, pad:] = torch.tensor(prompt)
-        mask[row, :pad] = 0
-    real = mask[:, :width]
-    return ids.to(device), mask.to(device), (real.cumsum(1) - 1).clamp(min=0).to(device)
-
-
 def _wide(device: torch.device) -> torch.dtype:
     """The widest float that the device has."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -261,3 +247,12 @@ def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _merged(model: Any) -> AbstractContextManager[None]:
+    """LoRA added to the weights while sampling, where that is exact and cheap: float32 on a CPU."""
+    if not hasattr(model, "peft_config"):
+        return nullcontext()
+    from align.fused_lora import merged_weights
+
+    return merged_weights(model)

@@ -13,7 +13,6 @@ launch_env.set_defaults()
 
 import stopwatch  # noqa: E402
 
-
 DATA = {"sft": "sft", "ppo": "prompts"}
 
 

@@ -79,7 +79,10 @@ def memory_of_process() -> float:
 
 
 def report(out: str, stopwatch: Stopwatch, *, steps_a_unit: int = 1, **more: Any) -> None:
-    """Write the side's result. steps_a_unit: steps that are timed together (a PPO update's)."""
+    """Write the side's result, with `more` in it or instead.
+
+    steps_a_unit: steps that are timed together (a PPO update's).
+    """
     import torch
 
     ends = stopwatch.ends[steps_a_unit - 1 :: steps_a_unit]

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
-from align.fused_lora import FusedLinear, fuse_lora
+from align.fused_lora import FusedLinear, fuse_lora, merged_weights
 
 
 def model(bias: bool = True, **config) -> nn.Module:
@@ -147,3 +147,29 @@ def test_merging_and_saving_know_the_layer(tmp_path) -> None:
     net.unmerge_adapter()
     torch.testing.assert_close(net(x), expected)
     torch.testing.assert_close(net.merge_and_unload()(x), expected)
+
+
+def test_merged_weights_give_the_same_output_and_leave_no_trace(monkeypatch) -> None:
+    net = model().float()
+    fuse_lora(net)
+    calls = fused_calls(monkeypatch)
+    x = torch.randn(4, 6)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with torch.no_grad():
+        plain = net(x)
+        assert len(calls) == 2
+        with merged_weights(net):
+            torch.testing.assert_close(net(x), plain)
+            assert len(calls) == 2  # one product a layer
+            with net.disable_adapter():
+                assert not torch.allclose(net(x), plain)
+        assert torch.equal(net(x), plain)
+    assert len(calls) == 4
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+def test_only_float32_is_merged() -> None:
+    net = model()
+    fuse_lora(net)
+    with torch.no_grad(), merged_weights(net):
+        assert all(x.aside is None for x in net.modules() if isinstance(x, FusedLinear))
