@@ -27,7 +27,8 @@ class Shape:
     hidden: residual stream. query, key_value: all heads together. mlp: inner width a token passes
     (of the experts that it is routed to). inner_copies: tensors of that width which a layer keeps
     for the backward pass. body: weights a token is multiplied with, without embeddings and head.
-    adapter: those of one set of LoRA matrices. embedding: input table, and head where not tied.
+    adapter: those of one set of LoRA matrices. head_norms: width of the queries and keys that are
+    normalised head by head.
     """
 
     hidden: int
@@ -41,12 +42,14 @@ class Shape:
     parameters: int
     adapter: int = 0
     trained: int = 0
+    head_norms: int = 0
 
     def layer_floats(self) -> float:
         """Numbers that a layer keeps a token for the backward pass, nothing being recomputed."""
         kept = 4 * self.hidden + 3 * self.query + 2 * self.key_value + self.inner_copies * self.mlp
+        kept += self.head_norms
         if not self.adapter:  # scales of the norms are trained: their inputs are kept too
-            kept += 2 * self.hidden
+            kept += 2 * self.hidden + self.head_norms
         return kept + self.adapter / self.layers / (self.hidden or 1) / 2
 
 

@@ -163,7 +163,7 @@ def _groups(config: Config, tokenizer: Any) -> Iterator[Any]:
         from align.groups import TokenGroup
 
         rendered = (chat.render_prompt(tokenizer, p.messages) for p in load_prompts(path))
-        return (TokenGroup(ids, [[]]) for ids in rendered)
+        return (TokenGroup(ids, [ids[-1:]]) for ids in rendered)  # no group is without one
     return (group for group, _ in _built(config, tokenizer, path))
 
 

@@ -63,11 +63,13 @@ def shape_of(model: Any, adapter: str = "default") -> cost.Shape:
     if experts:
         inner = _first(config, "moe_intermediate_size") or inner
         inner *= _first(config, "num_experts_per_tok")
+    query, key_value = heads * width, (_first(config, "num_key_value_heads") or heads) * width
+    normed = any(name.endswith((".q_norm", ".k_norm")) for name, _ in model.named_modules())
     return cost.Shape(
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
-        query=heads * width,
-        key_value=(_first(config, "num_key_value_heads") or heads) * width,
+        query=query,
+        key_value=key_value,
         mlp=inner,
         inner_copies=_inner_copies(config),
         vocabulary=config.vocab_size,
@@ -75,6 +77,7 @@ def shape_of(model: Any, adapter: str = "default") -> cost.Shape:
         parameters=sum(p.numel() for p in model.parameters()),
         adapter=round(low_rank),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        head_norms=query + key_value if normed else 0,
     )
 
 

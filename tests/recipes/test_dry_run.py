@@ -33,6 +33,41 @@ def dry(capsys, recipe, *words):
     return head, batches, shown, size
 
 
+def cost_of(capsys, recipe, *words):
+    """The last block of a dry run."""
+    return dry(capsys, recipe, *words)[3].partition("# cost\n")[2]
+
+
+@pytest.mark.parametrize("recipe", [r for r in rr.TRAINING if rr.METHOD.get(r, r) != "tokenizer"])
+def test_the_cost_of_a_step(empty, capsys, recipe):
+    text = cost_of(capsys, recipe)
+    assert "TFLOP" in text
+    table = [line for line in text.splitlines() if re.match(r" +\d+ \|", line)]
+    assert [int(line.split("|")[0]) for line in table] == [1, 8, 64, 1024]
+    for line in table:  # weights + gradients + optimizer + activations = in all
+        *parts, total = map(float, line.split("|")[1].split())
+        assert total == pytest.approx(sum(parts), abs=0.03)
+
+
+def test_the_cost_follows_the_batch_and_the_passes(empty, capsys):
+    def operations(recipe, *words):
+        found = re.search(r"([\d.e-]+) TFLOP", cost_of(capsys, recipe, *words))
+        assert found
+        return float(found[1])
+
+    size = "--train.per_device_train_batch_size"
+    assert operations("dpo", size, "8") == pytest.approx(2 * operations("dpo", size, "4"), rel=0.05)
+    alone = operations("dpo", size, "8", "--policy.layout", "plain")
+    assert alone > operations("dpo", size, "8")  # prompts are read twice
+    shared = operations("ppo", "--ppo.critic", "shared")
+    assert shared < operations("ppo", "--ppo.critic", "separate")
+
+
+def test_zero_stages_in_the_cost(empty, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    assert "ZeRO stage 3" in cost_of(capsys, "sft")
+
+
 @pytest.mark.parametrize("recipe", rr.TRAINING)
 def test_a_dry_run_shows_a_plan_and_writes_nothing(empty, capsys, recipe):
     head, batches, shown, size = dry(capsys, recipe)

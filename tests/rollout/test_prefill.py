@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -67,6 +68,6 @@ def test_pieces_cover_all_prompts_within_the_budget(lengths, budget):
     assert [i for part in parts for i in part] == list(range(len(lengths)))
     for part in parts:
         assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= budget
-    for a, b in zip(parts, parts[1:], strict=False):  # none could have taken one more
+    for a, b in itertools.pairwise(parts):  # none could have taken one more
         assert lengths[a.start] * (len(a) + 1) > budget
         assert b.start == a.stop
