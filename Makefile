@@ -21,7 +21,7 @@ FULL := --demo.root runs/demo-full --per_method.pretrain.policy.path null \
 SLOW := slow or distributed or parity or learning
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-short test test-slow lint docs bench clean
+.PHONY: help venv demo demo-full demo-short test test-slow lint docs bench bench-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -69,9 +69,15 @@ lint: $(STAMP)  ## style, types, layers
 docs: $(STAMP)  ## check the links between the pages
 	$(PYTEST) -q tests/test_repo_habits.py -k "link or readme or docs"
 
-bench: $(STAMP)  ## side-by-side runs against other implementations, where benchmarks/ has some
-	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "benchmarks/ is empty so far"; exit 1; }
-	for script in benchmarks/*.py; do $(OFFLINE) $(PY) $$script || exit 1; done
+bench: $(STAMP)  ## side by side with other implementations, a quarter of an hour: runs/bench/table.md
+	$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
+	PYTHON=$(abspath $(PY)) bash benchmarks/setup_peers.sh trl112
+	$(OFFLINE) $(PY) benchmarks/suite.py --quick
+
+bench-full: $(STAMP)  ## all rows of docs/benchmarks.md (hours)
+	$(PY) -m pip install -q -c constraints.txt -e '.[bench]'
+	PYTHON=$(abspath $(PY)) bash benchmarks/setup_peers.sh trl112
+	$(OFFLINE) $(PY) benchmarks/suite.py
 
 clean:  ## remove runs, caches and .venv
 	rm -rf runs .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build

@@ -56,9 +56,9 @@ def compare_ppo(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     alternate([ours, peer], folder, options.repeats, options.threads)
     useful = prompts * options.new_tokens
     label = options.label or f"ppo {'LoRA' if options.lora else 'full'}, {Path(options.model).name}"
-    row = row_of(
-        label, "ppo", ours, peer, useful, ppo_floor(options, folder / "model", prompts)
-    )  # fmt: skip
+    critic = ours.job["options"].get("ppo.critic") or ("adapter" if options.lora else "separate")
+    floor = ppo_floor(options, folder / "model", prompts, critic)
+    row = row_of(label, "ppo", ours, peer, useful, floor)
     row["losses"], row["valid"] = _agreement(ours, peer, options.new_tokens)
     print(json.dumps({"our last log": ours.runs[-1]["logs"][-1:]}), file=sys.stderr)
     return row

@@ -124,7 +124,7 @@ def read_rows(file: str, method: str, count: int, tokenizer: Any, options: Any) 
 
 
 def _groups(file: str, method: str, candidates: int) -> list[tuple[str, list[str]]]:
-    if method == "sft":
+    if method == "sft" and not _has_pairs(file):
         from align.data.sft import load_sft
 
         examples = load_sft(file)[0]
@@ -152,6 +152,17 @@ def _groups(file: str, method: str, candidates: int) -> list[tuple[str, list[str
         ]
         return [(p, a) for p, a in found if len(a) == candidates]
     return [(prompt, answers[:2]) for prompt, answers in found]
+
+
+def _has_pairs(file: str) -> bool:
+    """Whether the records are preferences; their preferred answer serves as an example."""
+    from align.config_errors import UserError
+    from align.data.pairs import load_preferences
+
+    try:
+        return bool(load_preferences(file)[0])
+    except UserError:
+        return False
 
 
 def _fit(

@@ -113,7 +113,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     useful = sum(sum(c) for _, c in used) / steps
     return row_of(
         options.label or label(options), options.method, ours, peer, useful,
-        step_floor(options, used, steps),
+        step_floor(options, folder / "model", used, steps),
     )  # fmt: skip
 
 
