@@ -104,7 +104,7 @@ class Train:
 
     output_dir: str = key("auto", "run directory; auto: <demo.root>/<method>")
     resume: str = key("auto", "auto: the last checkpoint in output_dir; never; or a path")
-    max_tokens_per_batch: int | None = key(None, "token budget of a micro-batch", ge=1)
+    max_tokens_per_batch: int | None = key(None, "token budget of a pass; null: 512 on a CPU", ge=1)
     loss_spike: LossSpike = key(factory=LossSpike)
     early_stopping_patience: int | None = key(None, "evaluations without improvement", ge=1)
     args: dict[str, Any] = key(factory=dict)

@@ -148,17 +148,18 @@ def ppo_update(
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes in one process."""
+    """Bytes in one process. gathered: weights of other processes, while a layer needs them."""
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
+    gathered: float = 0.0
 
     @property
     def total(self) -> float:
         """All of them."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.gathered
 
 
 def held(
@@ -189,11 +190,16 @@ def held(
     kept = (
         shape.hidden * shape.layers + per_layer if recompute else per_layer * shape.layers
     ) * tokens * activation_bytes  # fmt: skip
+    # A layer that computes and the next one that is fetched, or a table of the vocabulary.
+    table = float(shape.vocabulary * shape.hidden)
+    layers = 2 * max(shape.body, shape.parameters - 2 * table) / shape.layers
+    sharded = stage >= 3 and world > 1
     return Held(
         weights / (world if stage >= 3 else 1),
         gradients / (world if stage >= 2 else 1),
         states / (world if stage >= 1 else 1),
         kept + 2 * 4.0 * shape.vocabulary * logit_rows,
+        max(layers, table) * activation_bytes if sharded else 0.0,
     )
 
 

@@ -199,8 +199,8 @@ def gpu_table(
         f"  on {gpu.name}: bfloat16 at {100 * REACHED:.0f} % of {gpu.operations / 1e12:.0f} "
         f"TFLOP/s, {gpu.network / 1e9:.0f} GB/s between machines, ZeRO stage {stage}"
         + ("" if stage else " (none)"),
-        "  GPUs | GiB: weights  gradients  optimizer  activations  in all | sent a step | "
-        "seconds: computing  sending",
+        "  GPUs | GiB: weights  gathered  gradients  optimizer  activations  in all | sent a step "
+        "| seconds: computing  sending",
     ]
     for world in worlds:
         held = cost.held(
@@ -213,7 +213,8 @@ def gpu_table(
         )
         total = held.total + 2.0 * extra / (world if stage >= 3 else 1)
         lines.append(
-            f"  {world:>4} | {weights / _GIB:12.2f} {held.gradients / _GIB:10.2f} "
+            f"  {world:>4} | {weights / _GIB:12.2f} {held.gathered / _GIB:9.2f} "
+            f"{held.gradients / _GIB:10.2f} "
             f"{held.optimizer / _GIB:10.2f} {held.activations / _GIB:12.2f} {total / _GIB:7.2f} | "
             f"{bytes_sent / _GIB:7.2f} GiB | {operations / gpu.operations / REACHED:18.3g} "
             f"{bytes_sent / gpu.network:8.3g}"

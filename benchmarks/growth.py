@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--json FILE] [--only prompt]
 
 Each point is a process of its own: policy and LoRA of a fresh Llama, groups of exact lengths,
-forward pass, backward pass, optimiser. Printed per curve: seconds, memory above the loaded model, what
+forward pass, backward pass, optimiser. Printed per curve: seconds, memory above the model, what
 `align.cost` says of both, and the exponent of a power law through the points.
 """
 

@@ -155,6 +155,8 @@ def test_zero_divides_what_its_stage_divides():
         (p / 2, p / 2, 3 * p),
     ]
     assert all(a.total >= b.total for a, b in pairwise(by_stage))
+    # Stage 3 fetches two layers at a time: 2 · (12,288 + 33,792) weights of two bytes.
+    assert [h.gathered for h in by_stage] == [0, 0, 0, 2 * 2 * (12_288 + 33_792)]
 
 
 def test_bytes_sent_by_hand():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from align import chat
@@ -15,6 +16,7 @@ from align.data.splits import split_by_key
 from align.groups import TokenGroup
 from align.jsonl import Counts, RecordError
 from align.records import Example, PreferenceGroup, prompt_key, short
+from align.train import token_cache
 from align.train.reward_inputs import RewardInputs, check_attributes
 from reward_models.preferences import targets
 
@@ -44,7 +46,9 @@ def split(
     return chosen[0], chosen[1]
 
 
-def sft_groups(config: Config, tokenizer: Any) -> tuple[list[TokenGroup], list[TokenGroup], list]:
+def sft_groups(
+    config: Config, tokenizer: Any
+) -> tuple[Sequence[TokenGroup], Sequence[TokenGroup], list]:
     """(training groups, held-out groups, counts) of data.sft."""
     assert config.data.sft is not None
     records, counts = load_sft(config.data.sft)
@@ -65,7 +69,7 @@ def sft_groups(config: Config, tokenizer: Any) -> tuple[list[TokenGroup], list[T
 
 def preference_groups(
     config: Config, tokenizer: Any, *, keep_end_token: bool = False
-) -> tuple[list[TokenGroup], list[TokenGroup], list]:
+) -> tuple[Sequence[TokenGroup], Sequence[TokenGroup], list]:
     """(training groups, held-out groups, counts) of data.preferences.
 
     keep_end_token: a completion that is cut keeps its last token, where a reward model reads.
@@ -89,31 +93,34 @@ def preference_groups(
 
 
 def build_all(
-    build: Callable[[Any], Built],
+    build: SftBuilder | PairBuilder,
     records: Sequence[Any],
     counts: Counts,
     config: Config,
     allow_empty: bool = False,
-) -> list[TokenGroup]:
+) -> Sequence[TokenGroup]:
     """Build every record, in data.num_proc processes; what cannot be built is counted.
 
-    Raises UserError when nothing is left.
+    Many records are built once and kept on disk (`align.train.token_cache`). Raises UserError when
+    nothing is left.
     """
-    workers = config.data.num_proc or 1
-    if workers > 1 and len(records) > 1000:
-        with ProcessPoolExecutor(workers) as pool:
-            results = list(pool.map(build, records, chunksize=256))
+    groups: Sequence[TokenGroup]
+    root = token_cache.folder(config) if len(records) > token_cache.SMALL else None
+    if root is not None:
+        settings = build.depends_on | {"data": _limits(build.data)}
+        groups, dropped, cuts = token_cache.cached(
+            lambda: _built(build, records, config), records, root, build.tokenizer, settings
+        )
     else:
-        results = [build(record) for record in records]
-    groups = []
-    for result in results:
-        if isinstance(result, str):
-            counts.used -= 1
-            counts.drop(result)
-            continue
-        groups.append(result[0])
-        for kind in result[1]:
-            counts.truncate(kind)
+        results = _built(build, records, config)
+        dropped = [r for r in results if isinstance(r, str)]
+        kept = [r for r in results if not isinstance(r, str)]
+        groups, cuts = [group for group, _ in kept], [kind for _, kinds in kept for kind in kinds]
+    counts.used -= len(dropped)
+    for reason in dropped:
+        counts.drop(reason)
+    for kind in cuts:
+        counts.truncate(kind)
     if not groups and not allow_empty:
         reasons = ", ".join(f"{k} {n}" for k, n in counts.dropped.most_common())
         raise UserError(
@@ -123,11 +130,24 @@ def build_all(
     return groups
 
 
+def _built(build: Callable[[Any], Built], records: Sequence[Any], config: Config) -> list[Built]:
+    workers = config.data.num_proc or 1
+    if workers > 1 and len(records) > token_cache.SMALL:
+        with ProcessPoolExecutor(workers) as pool:
+            return list(pool.map(build, records, chunksize=256))
+    return [build(record) for record in records]
+
+
+def _limits(data: Any) -> list[Any]:
+    return [data.max_length, data.max_prompt_length, data.truncation]
+
+
 class SftBuilder:
     """An Example as a group of one completion, everything after the first learned token."""
 
     def __init__(self, tokenizer: Any, config: Config) -> None:
         self.tokenizer, self.data, self.loss_on = tokenizer, config.data, config.sft.loss_on
+        self.depends_on = {"builder": "sft", "loss_on": self.loss_on}
 
     def __call__(self, example: Example) -> Built:
         """Render and cut one example."""
@@ -159,6 +179,9 @@ class PairBuilder:
         self.tokenizer, self.data, self.settings = tokenizer, config.data, config.reward
         self.keep_end_token = keep_end_token
         self.inputs = RewardInputs(config) if keep_end_token else None
+        seed = config.train.args.get("seed", 42)
+        self.depends_on = {"builder": "pairs", "reward": asdict(config.reward), "seed": seed}
+        self.depends_on["keep_end_token"] = keep_end_token
 
     def __call__(self, group: PreferenceGroup) -> Built:
         """Render and cut one group."""

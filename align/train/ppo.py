@@ -279,7 +279,7 @@ def train(config: Config) -> dict[str, float]:
         reward = make_reward(config.rewards, device=args.device)
     policy = Policy.load(config, critic=True)
     prompts, held_out, counts = load_prompt_items(config, policy.tokenizer)
-    ptx: list[TokenGroup] = []
+    ptx: Sequence[TokenGroup] = []
     if config.ppo.ptx_coef > 0:
         ptx, _, more = examples.sft_groups(config, policy.tokenizer)
         counts += more

@@ -18,6 +18,7 @@ import torch
 from align.config_errors import UserError
 from align.distributed import barrier, gather_objects, rank, zero3
 from align.groups import TokenGroup
+from align.train.token_cache import attach
 
 if TYPE_CHECKING:
     from align.policy import Policy
@@ -31,7 +32,7 @@ def cache_reference(trainer: AlignTrainer, splits: Sequence[Sequence[TokenGroup]
             "policy.reference", "cached", "cannot be filled while ZeRO-3 shards the weights",
             "Use 'frozen' (it is sharded too), or fill the cache in a run without ZeRO-3",
         )  # fmt: skip
-    groups = [group for part in splits for group in part]
+    groups = [group for part in splits for group in part]  # one pass over what may be on disk
     root = Path(str(trainer.args.output_dir)).resolve().parent
     file = root / ".cache" / f"reference-{key(trainer.policy, groups)}.pt"
     if not file.is_file():
@@ -45,11 +46,15 @@ def cache_reference(trainer: AlignTrainer, splits: Sequence[Sequence[TokenGroup]
     elif rank() == 0:
         print(f"[align] reference log-probs from {file}", flush=True)
     flat = torch.load(file, weights_only=True).tolist()
-    start = 0
+    values, start = [], 0
     for group in groups:
         end = start + len(group.completions)
-        group.extras["ref_logps"] = flat[start:end]
+        values.append(flat[start:end])
         start = end
+    start = 0
+    for part in splits:
+        attach(part, "ref_logps", values[start : start + len(part)])
+        start += len(part)
     return file
 
 

@@ -44,9 +44,9 @@ def test_the_cost_of_a_step(empty, capsys, recipe):
     assert "TFLOP" in text
     table = [line for line in text.splitlines() if re.match(r" +\d+ \|", line)]
     assert [int(line.split("|")[0]) for line in table] == [1, 8, 64, 1024]
-    for line in table:  # weights + gradients + optimizer + activations = in all
+    for line in table:  # weights, gathered, gradients, optimizer, activations
         *parts, total = map(float, line.split("|")[1].split())
-        assert total == pytest.approx(sum(parts), abs=0.03)
+        assert total == pytest.approx(sum(parts), abs=0.04)
 
 
 def test_the_cost_follows_the_batch_and_the_passes(empty, capsys):
