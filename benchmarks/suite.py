@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import random
 import re
@@ -49,8 +50,8 @@ def rows_of(model: str, small: str, data: str, quick: bool) -> list[tuple[str, l
         ("run.py", ["--model", small, *base, *ppo, "--label", "ppo LoRA, 15 M"]),
         ("run.py", ["--model", small, *base, *ppo, *shared, "--label", f"{shared_label}, 15 M"]),
         ("sampling.py", [
-            "--model", model, "--data", data, *few, "--rounds", "1", "--new_tokens",
-            "64" if quick else "128", "--mixed",
+            "--model", model, "--data", data, *few, "--rounds", "1", "--mixed",
+            *(["--prompts", "16", "--new_tokens", "64"] if quick else []),
         ]),
     ]  # fmt: skip
     if quick:
@@ -85,11 +86,15 @@ def main(argv: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     results = out / "rows.jsonl"
     results.unlink(missing_ok=True)
+    from floor import machine
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model = options.model or str(smollm2(folder / "SmolLM2-135M-Instruct"))
         small = str(fresh(folder / "fresh-15M"))
         data = options.data or str(pairs(folder / "pairs.jsonl"))
+        here = machine()
+        os.environ["BENCH_MACHINE"] = f"{here.operations} {here.bandwidth}"
         codes = []
         for script, words in rows_of(model, small, data, options.quick):
             if options.only and not set(options.only) & set(words):

@@ -1,0 +1,102 @@
+"""The harness of benchmarks/: what makes a row void, and that both sides get the same token ids."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import comparison
+import floor
+import growth
+import prepare
+import suite
+from comparison import Side
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = str(ROOT / "recipes" / "assets" / "demo_base")
+
+
+def side(name: str, losses: list[float], seconds: list[float], figure: str = "loss") -> Side:
+    logs = [{figure: loss} for loss in losses]
+    run = {"logs": logs, "seconds": seconds, "peak_mib": 100.0, "versions": {"torch": "2"}}
+    return Side(name, "python", "x.py", {}, [run])
+
+
+def test_a_row_by_hand():
+    ours, peer = side("align", [0.7, 0.6], [1.0, 2.0, 9.0]), side("trl", [0.7, 0.6], [4.0])
+    row = comparison.row_of("dpo", "dpo", ours, peer, 200.0, 1.0)
+    assert (row["ours_s"], row["peer_s"], row["ratio"], row["floor_share"]) == (2.0, 4.0, 2.0, 0.5)
+    assert (row["ours_tokens_per_s"], row["peer_tokens_per_s"]) == (100.0, 50.0)
+    assert row["valid"]
+    assert "**2.00×**" in comparison.table([row])
+
+
+@pytest.mark.parametrize(
+    ("losses", "valid"), [([0.7, 0.6], True), ([0.7, 0.61], False), ([], False)]
+)
+def test_a_row_whose_losses_differ_is_void(losses, valid):
+    ours, peer = side("align", [0.7, 0.6], [1.0]), side("trl", losses, [1.0])
+    row = comparison.row_of("dpo", "dpo", ours, peer, 1.0, None)
+    assert row["valid"] is valid
+    assert ("void" in comparison.table([row])) is not valid
+
+
+def test_orpo_is_compared_before_the_first_step_only():
+    ours = side("align", [0.5, 0.4], [1.0], "log_odds")
+    peer = side("trl", [0.5, 0.9], [1.0], "log_odds_chosen")
+    assert comparison.agreement("orpo", ours, peer)[1]
+
+
+@pytest.mark.parametrize("candidates", [2, 3])
+def test_both_sides_read_the_same_texts(tmp_path, candidates):
+    file = suite.pairs(tmp_path / "pairs.jsonl", 12)
+    tokenizer = prepare.model_folder(BASE, tmp_path / "model", "reward", False)
+    options = argparse.Namespace(candidates=candidates, max_length=200, prompt_repeat=1)
+    rows = prepare.read_rows(str(file), "reward", 4, tokenizer, options)
+    prepare.write_rows(rows, "reward", tmp_path)
+    ours, peer = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        for name in ("ours", "peer")
+    )
+    pairs = candidates * (candidates - 1) // 2
+    assert (len(ours), len(peer)) == (4, 4 * pairs)
+    for i, row in enumerate(ours):
+        answers = [c["content"] for c in row["candidates"]] if candidates > 2 else None
+        answers = answers or [row["chosen"], row["rejected"]]
+        assert [p["prompt"] for p in peer[i * pairs : (i + 1) * pairs]] == [row["prompt"]] * pairs
+        assert peer[i * pairs]["chosen"] == answers[0]  # the best beats the second
+        assert peer[(i + 1) * pairs - 1]["rejected"] == answers[-1]
+        size, lengths = rows.tokens[i]
+        for answer, length in zip(answers, lengths, strict=True):
+            whole = tokenizer(row["prompt"] + answer).input_ids
+            assert len(whole) + 1 == size + length <= 200
+
+
+def test_prompts_of_ppo_have_exactly_so_many_tokens(tmp_path):
+    file = suite.pairs(tmp_path / "pairs.jsonl", 12)
+    tokenizer = prepare.model_folder(BASE, tmp_path / "model", "ppo", False)
+    prepare.write_prompts(
+        argparse.Namespace(prompt_tokens=16, data=str(file)), tokenizer, tmp_path, 8
+    )
+    texts = (tmp_path / "ours.jsonl").read_text("utf-8").splitlines()
+    ids = (tmp_path / "peer.jsonl").read_text("utf-8").splitlines()
+    assert len(texts) == len(ids) == 8
+    for text, row in zip(texts, ids, strict=True):
+        assert tokenizer(json.loads(text)["prompt"]).input_ids == json.loads(row)["input_ids"]
+        assert len(json.loads(row)["input_ids"]) == 16
+
+
+def test_the_slope_of_a_power_law():
+    assert growth.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+def test_the_floor_is_the_longer_of_computing_and_moving():
+    machine = floor.Machine(operations=10.0, bandwidth=2.0)
+    assert machine.seconds(100.0) == 10.0
+    assert machine.seconds(100.0, 30.0) == 15.0
