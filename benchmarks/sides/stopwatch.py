@@ -79,7 +79,7 @@ def memory_of_process() -> float:
 
 
 def report(out: str, stopwatch: Stopwatch, *, steps_a_unit: int = 1, **more: Any) -> None:
-    """Write the side's result, with `more` in it or instead.
+    """Write the side's result; `more` is added: a text as a version, else as a figure.
 
     steps_a_unit: steps that are timed together (a PPO update's).
     """
@@ -90,7 +90,11 @@ def report(out: str, stopwatch: Stopwatch, *, steps_a_unit: int = 1, **more: Any
         "seconds": [b - a for a, b in itertools.pairwise(ends)],
         "logs": stopwatch.logs,
         "peak_mib": memory_of_process(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        **more,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            **{name: value for name, value in more.items() if isinstance(value, str)},
+        },
+        **{name: value for name, value in more.items() if not isinstance(value, str)},
     }
     Path(out).write_text(json.dumps(result), encoding="utf-8")
