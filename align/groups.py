@@ -24,6 +24,8 @@ import torch
 from align.records import PairTarget
 
 LAYOUTS = ("grouped", "plain", "packed")
+CPU_TOKENS = 512
+"""Tokens of a pass on a CPU; products of that many rows are as fast as larger ones."""
 
 
 @dataclass

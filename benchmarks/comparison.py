@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,3 +148,26 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {r['peer_mib']:.0f} | {r['memory_ratio']:.2f} | {share} | {r['losses']} |"
         )
     return "\n".join(lines)
+
+
+def add_common(made: argparse.ArgumentParser) -> None:
+    """Options that every comparison has."""
+    made.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    made.add_argument("--repeats", type=int, default=2, help="runs of each side, in turn")
+    made.add_argument("--threads", type=int, help="OMP_NUM_THREADS of the sides; default: all")
+    made.add_argument("--work", help="folder for models, logs, results; else a temporary one")
+    made.add_argument("--json", help="append the row to this file")
+    made.add_argument("--label", help="name of the row")
+
+
+def report_row(
+    compare: Callable[[argparse.Namespace, Path], dict[str, Any]], options: argparse.Namespace
+) -> int:
+    """Compare, print the row and keep it; 0 if it stands."""
+    with tempfile.TemporaryDirectory() as temporary:
+        row = compare(options, Path(options.work or temporary).resolve())
+    print(table([row]))
+    if options.json:
+        with Path(options.json).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    return 0 if row["valid"] else 1

@@ -77,7 +77,8 @@ def _fastest(action: Callable[[], Any], seconds: float = 3.0, least: int = 10) -
 def shape(model: str, lora: bool) -> Any:
     """Widths of the model in a folder, with the adapter that prepare.py puts beside it."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
+    from prepare import lora_config
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from align.dry_run_cost import shape_of
@@ -85,8 +86,7 @@ def shape(model: str, lora: bool) -> Any:
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
         if lora:
-            settings = LoraConfig(r=16, target_modules="all-linear", exclude_modules="lm_head")
-            made = get_peft_model(made, settings)
+            made = get_peft_model(made, lora_config("dpo"))
     return shape_of(made)
 
 

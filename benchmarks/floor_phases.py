@@ -14,10 +14,10 @@ from floor import sampling_work
 from align import cost
 from align.config import load_config
 from align.dry_run_cost import shape_of
-from align.groups import TokenGroup
+from align.groups import CPU_TOKENS, TokenGroup
 from align.policy import Policy
 from align.rollout.hf import HFSampler
-from align.train.batches import CPU_TOKENS, pieces
+from align.train.batches import pieces
 
 
 def phases(options: argparse.Namespace) -> Iterator[tuple[str, float, float, float]]:

@@ -127,9 +127,9 @@ def measure(point: dict[str, Any]) -> None:
     from align import cost
     from align.config import load_config
     from align.dry_run_cost import shape_of
-    from align.groups import TokenGroup
+    from align.groups import CPU_TOKENS, TokenGroup
     from align.policy import Policy
-    from align.train.batches import CPU_TOKENS, pieces
+    from align.train.batches import pieces
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != point["ranks"]:

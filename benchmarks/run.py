@@ -11,11 +11,11 @@ losses do not agree is void. See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from comparison import Side, add_common, alternate, report_row, row_of
 
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
@@ -40,13 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompt_repeat", type=int, default=1, help="longer prompts, to see sharing")
     made.add_argument("--reference", choices=["auto", "cached"], default="auto")
     made.add_argument("--learning_rate", type=float, default=1e-5)
-    made.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    made.add_argument("--repeats", type=int, default=2, help="runs of each side, in turn")
-    made.add_argument("--threads", type=int, help="OMP_NUM_THREADS of the sides; default: all")
     made.add_argument("--peer_python", help="interpreter of the peer's venv")
-    made.add_argument("--work", help="folder for models, logs, results; else a temporary one")
-    made.add_argument("--json", help="append the row to this file")
-    made.add_argument("--label", help="name of the row")
     made.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                       help="another key of align's configuration")  # fmt: skip
     made.add_argument("--new_tokens", type=int, default=64, help="ppo: tokens of a completion")
@@ -54,20 +48,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--reward_model", help="ppo: folder it starts from; default: --model")
     made.add_argument("--ppo_epochs", type=int, default=4)
     made.add_argument("--updates", type=int, default=2, help="ppo: measured updates")
+    add_common(made)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    with tempfile.TemporaryDirectory() as temporary:
-        row = compare(options, Path(options.work or temporary).resolve())
-    from comparison import table
-
-    print(table([row]))
-    if options.json:
-        with Path(options.json).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    return 0 if row["valid"] else 1
+    return report_row(compare, parser().parse_args(argv))
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -76,7 +62,6 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         from ppo_comparison import compare_ppo
 
         return compare_ppo(options, folder)
-    from comparison import Side, alternate, row_of
     from floor import step_floor
     from prepare import model_folder, read_rows, write_rows
 

@@ -10,12 +10,12 @@ tokens that it happens after about a third of --new_tokens.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from comparison import Side, add_common, alternate, report_row, row_of
 
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
@@ -34,32 +34,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max_prompt", type=int, default=256, help="cut longer ones")
     made.add_argument("--mixed", action="store_true")
     made.add_argument("--lora", action="store_true")
-    made.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     made.add_argument("--rounds", type=int, default=2, help="measured rounds of a run")
-    made.add_argument("--repeats", type=int, default=2, help="runs of each side, in turn")
-    made.add_argument("--threads", type=int)
-    made.add_argument("--work", help="folder for models, logs, results; else a temporary one")
-    made.add_argument("--json", help="append the row to this file")
-    made.add_argument("--label", help="name of the row")
+    add_common(made)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    with tempfile.TemporaryDirectory() as temporary:
-        row = compare(options, Path(options.work or temporary).resolve())
-    from comparison import table
-
-    print(table([row]))
-    if options.json:
-        with Path(options.json).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    return 0 if row["valid"] else 1
+    return report_row(compare, parser().parse_args(argv))
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prepare, run both sides in turn, return the table's row."""
-    from comparison import Side, alternate, row_of
     from floor import sampling_floor
     from prepare import model_folder
 

@@ -25,8 +25,9 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from align.checkpoints import max_positions
 from align.config_errors import UserError
+from align.groups import CPU_TOKENS
 from align.rollout.base import Samples, StopRule
-from align.rollout.prefill import CPU_TOKENS, read_prompts
+from align.rollout.prefill import read_prompts
 
 
 @dataclass

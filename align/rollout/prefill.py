@@ -18,7 +18,6 @@ from torch import Tensor
 
 from align.rollout.cache import GrowingLayer, growing_cache
 
-CPU_TOKENS = 512  # of a piece: products of that many rows are as fast as larger ones
 Forward = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from align.groups import TokenGroup
+from align.groups import CPU_TOKENS, TokenGroup
 from align.losses_dpo import BATCH_COUPLED
 
 if TYPE_CHECKING:
     from align.config import Config
 
 FILLER = -1
-CPU_TOKENS = 512
-"""Tokens of a piece on a CPU; products of that many rows are as fast as larger ones."""
 
 
 def filler(token: int = 0) -> TokenGroup:

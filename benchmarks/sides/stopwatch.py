@@ -98,3 +98,19 @@ def report(out: str, stopwatch: Stopwatch, *, steps_a_unit: int = 1, **more: Any
         **{name: value for name, value in more.items() if not isinstance(value, str)},
     }
     Path(out).write_text(json.dumps(result), encoding="utf-8")
+
+
+def same_start(model: Any, adapter: str) -> None:
+    """Give the adapter of a peer's PeftModel the numbers that the other side starts from."""
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(f"{adapter}/adapter_model.safetensors")
+    state = {name: tensor for name, tensor in saved.items() if "lora_" in name}
+    parameters = {n.replace(".default.", "."): p for n, p in model.named_parameters()}
+    missed = [name for name in state if name not in parameters]
+    if missed:
+        raise SystemExit(f"the adapter does not fit the peer's model: {missed[:3]}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameters[name].copy_(tensor)

@@ -75,24 +75,9 @@ def main() -> None:
         peft_config=peft_config,
     )  # fmt: skip
     if job["lora"]:
-        same_start(trainer.model, f"{job['model']}/adapter")
+        stopwatch.same_start(trainer.model, f"{job['model']}/adapter")
     trainer.train()
     stopwatch.report(job["out"], watch, trl=trl.__version__)
-
-
-def same_start(model: Any, adapter: str) -> None:
-    """Give the adapter the numbers that the other side starts from."""
-    from safetensors.torch import load_file
-
-    saved = load_file(f"{adapter}/adapter_model.safetensors")
-    state = {name: tensor for name, tensor in saved.items() if "lora_" in name}
-    parameters = {n.replace(".default.", "."): p for n, p in model.named_parameters()}
-    missed = [name for name in state if name not in parameters]
-    if missed:
-        raise SystemExit(f"the adapter does not fit trl's model: {missed[:3]}")
-    with torch.no_grad():
-        for name, tensor in state.items():
-            parameters[name].copy_(tensor)
 
 
 if __name__ == "__main__":
