@@ -99,9 +99,10 @@ class PolicyModule(nn.Module):
     def _hidden(self, model: nn.Module, batch: GroupBatch) -> Tensor:
         """Last hidden states (R, T, H) of a model's body."""
         body = body_of(model)
-        eager = body.config._attn_implementation == "eager"
         dtype = next(p.dtype for p in body.parameters() if p.is_floating_point())
-        mask = batch.attention_mask(additive_dtype=dtype if eager else None)
+        # On CPUs the kernel turns a boolean mask into numbers in every layer and keeps them all.
+        numbers = body.config._attn_implementation == "eager" or batch.input_ids.device.type == "cpu"
+        mask = batch.attention_mask(additive_dtype=dtype if numbers else None)
         inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "use_cache": False}
         if "position_ids" in inspect.signature(body.forward).parameters:
             inputs["position_ids"] = batch.position_ids

@@ -24,6 +24,8 @@ llamafactory() {  # its CPU training needs neither images nor sound
   make_venv llamafactory
   .venvs/llamafactory/bin/python -m pip install -q llamafactory==0.9.5 "$TORCH"
   .venvs/llamafactory/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec || true
+  # It imports torchaudio even where it reads text, and torchaudio has no build for this torch.
+  touch "$(.venvs/llamafactory/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py"
   .venvs/llamafactory/bin/python -c 'import llamafactory.train.tuner'
 }
 

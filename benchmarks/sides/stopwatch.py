@@ -7,6 +7,7 @@ the next, data and logging included. The first step warms up and is not counted.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import resource
@@ -56,6 +57,7 @@ def watch() -> Stopwatch:
     stopwatch = Stopwatch()
     original = transformers.Trainer.__init__
 
+    @functools.wraps(original)  # some look at its signature
     def init(self: Any, *args: Any, callbacks: Any = None, **kwargs: Any) -> None:
         original(self, *args, callbacks=[*(callbacks or []), stopwatch], **kwargs)
 
