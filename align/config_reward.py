@@ -33,7 +33,8 @@ def check_reward(config: Config) -> None:
     if weights is not None and not any(weights):
         reason = "makes every score 0"
         raise UserError("reward.attribute_weights", weights, reason, "Use null for the mean")
-    for name in () if reward.pair_coef else ("center_coef", "margin", "length_coef"):
+    # Shared configurations set center_coef; the ratings hold the level without it.
+    for name in () if reward.pair_coef else ("margin", "length_coef"):
         value = getattr(reward, name)
         if value:
             reason = "has no effect where only ratings are learned, with reward.pair_coef=0"

@@ -137,7 +137,7 @@ class GroupBatch:
         None when no row is padded and none is shared (the causal mask alone is right and fastest).
         A query sees key j when j is not later, not padding, and in the prompt or in its own
         candidate; every position sees itself, so that a padded query has no empty row.
-        additive_dtype: give 0 and very negative numbers of this dtype, for eager attention and CPUs.
+        additive_dtype: give 0 and very negative numbers of this dtype, for eager or CPU.
         """
         seg = self.segment_ids
         if self.layout == "plain" or int(seg.max()) <= 1:

@@ -173,7 +173,6 @@ def test_an_attribute_that_nothing_rates_is_an_error_that_names_the_rated_ones()
         ({"attributes": ["a"], "attribute_weights": [0]}, "makes every score 0"),
         ({"pair_coef": 2}, "pair_coef=2.0 has no effect without reward.attributes.*Use 0"),
         ({"attributes": ["a"], "margin": True}, "reward.margin=true has no effect.*Use false, or"),
-        ({"attributes": ["a"], "center_coef": 0.01}, "center_coef=0.01 has no effect.*Use 0"),
         ({"attributes": ["a"], "length_coef": -1}, "length_coef=-1.0 has no effect"),
     ],
 )
@@ -190,6 +189,12 @@ def test_with_pairs_beside_the_ratings_the_options_of_pairs_have_an_effect():
     options = {"margin": True, "center_coef": 0.1, "length_coef": 0.2}
     check_reward(config(attributes=["a"], pair_coef=1.0, **options))
     check_reward(config(**options))
+
+
+def test_the_centring_of_a_shared_configuration_does_not_stand_in_the_way_of_ratings():
+    from align.config_reward import check_reward
+
+    check_reward(config(attributes=["a"], center_coef=0.01))
 
 
 def test_every_attribute_is_an_output_and_the_written_configuration_says_so():

@@ -28,7 +28,7 @@ from align.train.examples import preference_groups
 from reward_models.scorer import Scorer
 
 LORA = ("--policy.lora", "{r: 4}")
-RATED = {"attributes": ["quality", "words"], "center_coef": 0}
+RATED = {"attributes": ["quality", "words"]}
 BOTH = {"attributes": ["quality", "words"], "attribute_weights": [1.0, -0.25], "pair_coef": 3.0,
         "length_coef": 0.1}  # fmt: skip
 ENSEMBLE = {"heads": 3, "length_coef": 0.2, "center_coef": 0.05}
@@ -138,7 +138,6 @@ def test_another_number_of_heads_than_the_adapters_is_refused(adapted, place, fe
         ({"heads": 2, "attributes": ["quality", "words"]}, "reward.attributes=.*does not fit"),
     ):
         words = (*rows.options(few, few, **reward), "--policy.lora", lora)
-        words = (*words, "--reward.center_coef", 0)
         assert run("reward", runs.arguments(place / "refused", *words)) == 2
         assert re.search(message, capsys.readouterr().err)
 
