@@ -10,6 +10,7 @@ tokens that it happens after about a third of --new_tokens.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -69,11 +70,12 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f"sampling{' LoRA' if options.lora else ''}, {Path(options.model).name}, {len(prompts)} "
         f"prompts of {mean:.0f} tokens, n={options.n}, at most {options.new_tokens}"
     )
-    lengths = [statistics.mean(log["mean_length"] for log in side.figures) for side in sides]
-    floor = sampling_floor(options, folder / "model", prompts, lengths[0])
+    lengths = [[n for run in side.runs for n in run["lengths"]] for side in sides]
+    ours, theirs = map(statistics.mean, lengths)
+    floor = sampling_floor(options, folder / "model", prompts, ours)
     row = row_of(label, "sampling", *sides, 1000.0, floor)
-    row["losses"] = f"mean length {lengths[0]:.1f} / {lengths[1]:.1f} tokens"
-    row["valid"] = abs(lengths[0] - lengths[1]) <= 0.15 * lengths[1]
+    row["losses"] = f"mean length {ours:.1f} / {theirs:.1f} tokens"
+    row["valid"] = same_mean(*lengths)
     return row
 
 
@@ -90,6 +92,13 @@ def prompts_of(options: argparse.Namespace, tokenizer: Any) -> list[list[int]]:
         if len(found) == options.prompts:
             return list(found.values())
     raise SystemExit(f"{options.data}: only {len(found)} different prompts: give less --prompts")
+
+
+def same_mean(a: list[int], b: list[int]) -> bool:
+    """Whether two draws of lengths may have one mean: within three standard errors, or 2 %."""
+    gap = abs(statistics.mean(a) - statistics.mean(b))
+    error = math.sqrt(sum(statistics.pvariance(x) / len(x) for x in (a, b)))
+    return gap <= max(3 * error, 0.02 * statistics.mean(b))
 
 
 def common_tokens(model: Path, prompts: list[list[int]], mass: float) -> list[int]:

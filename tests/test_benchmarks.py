@@ -15,6 +15,7 @@ import comparison
 import floor
 import growth
 import prepare
+import sampling
 import suite
 from comparison import Side
 
@@ -90,6 +91,15 @@ def test_prompts_of_ppo_have_exactly_so_many_tokens(tmp_path):
     for text, row in zip(texts, ids, strict=True):
         assert tokenizer(json.loads(text)["prompt"]).input_ids == json.loads(row)["input_ids"]
         assert len(json.loads(row)["input_ids"]) == 16
+
+
+def test_lengths_that_chance_explains_are_the_same_and_others_are_not():
+    # Of 1 and 63 tokens in turn: a mean of 32, a deviation of 31, so of 16 an error of 7.75 each.
+    few = [1, 63] * 8
+    assert sampling.same_mean(few, [n + 30 for n in few])  # three errors of the gap are 32.9
+    assert not sampling.same_mean(few, [n + 35 for n in few])
+    assert sampling.same_mean([100] * 4, [102] * 4)  # no chance at all: within 2 %
+    assert not sampling.same_mean([100] * 4, [103] * 4)
 
 
 def test_the_slope_of_a_power_law():

@@ -44,13 +44,13 @@ def main() -> None:
     model.eval()
     draw = ours if job["side"] == "ours" else theirs
     watch = stopwatch.Stopwatch()
-    seconds = []
+    seconds, drawn = [], []
     for seed in range(job["rounds"] + 1):  # the first warms up; seconds are for 1,000 tokens
         start = time.perf_counter()
         lengths = draw(job, model, tokenizer, seed)
         seconds.append((time.perf_counter() - start) / (sum(lengths) / 1000))
-        watch.logs.append({"mean_length": sum(lengths) / len(lengths)})
-    stopwatch.report(job["out"], watch, seconds=seconds[1:])
+        drawn += lengths
+    stopwatch.report(job["out"], watch, seconds=seconds[1:], lengths=drawn)
 
 
 def ours(job: dict[str, Any], model: Any, tokenizer: Any, seed: int) -> list[int]:
