@@ -101,8 +101,8 @@ class PolicyModule(nn.Module):
         body = body_of(model)
         dtype = next(p.dtype for p in body.parameters() if p.is_floating_point())
         # On CPUs the kernel turns a boolean mask into numbers in every layer and keeps them all.
-        eager, device = body.config._attn_implementation == "eager", batch.input_ids.device
-        numbers = eager or device.type == "cpu"
+        on_cpu = batch.input_ids.device.type == "cpu"
+        numbers = on_cpu or body.config._attn_implementation == "eager"
         mask = batch.attention_mask(additive_dtype=dtype if numbers else None)
         inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "use_cache": False}
         if "position_ids" in inspect.signature(body.forward).parameters:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT.parent), str(ROOT)]
 
 METHODS = ("sft", "dpo", "orpo", "reward", "ppo")
-PEERS = ("trl", "llamafactory", "swift")
+PEERS = {"trl": METHODS, "llamafactory": ("sft", "dpo"), "swift": ("sft", "dpo")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +53,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return report_row(compare, parser().parse_args(argv))
+    made = parser()
+    options = made.parse_args(argv)
+    if options.method not in PEERS[options.peer]:
+        able = " or ".join(PEERS[options.peer])
+        made.error(f"--method {options.method}: the side of {options.peer} does {able}")
+    return report_row(compare, options)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def rows_of(model: str, small: str, data: str, quick: bool) -> list[tuple[str, l
         ("run.py", ["--model", small, *base, *ppo, "--label", "ppo LoRA, 15 M"]),
         ("run.py", ["--model", small, *base, *ppo, *shared, "--label", f"{shared_label}, 15 M"]),
         ("sampling.py", [
-            "--model", model, "--data", data, *few, "--rounds", "1", "--mixed",
+            "--model", model, "--data", data, *few, "--rounds", "3", "--mixed",
             *(["--prompts", "16", "--new_tokens", "64"] if quick else []),
         ]),
     ]  # fmt: skip
@@ -66,7 +66,7 @@ def rows_of(model: str, small: str, data: str, quick: bool) -> list[tuple[str, l
         ("run.py", [*big, *ppo]),
         ("run.py", [*big, *ppo, *shared, "--label", shared_label]),
         ("sampling.py", [
-            "--model", model, "--data", data, *few, "--rounds", "1", "--prompts", "8", "--n", "4",
+            "--model", model, "--data", data, *few, "--rounds", "3", "--prompts", "8", "--n", "4",
             "--prompt_tokens", "512", "--new_tokens", "64",
         ]),
     ]  # fmt: skip

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "sides"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import comparison
 import floor
 import growth
+import ppo_comparison
 import prepare
+import run
 import sampling
+import stopwatch
 import suite
 from comparison import Side
 
@@ -100,6 +104,35 @@ def test_lengths_that_chance_explains_are_the_same_and_others_are_not():
     assert not sampling.same_mean(few, [n + 35 for n in few])
     assert sampling.same_mean([100] * 4, [102] * 4)  # no chance at all: within 2 %
     assert not sampling.same_mean([100] * 4, [103] * 4)
+
+
+@pytest.mark.parametrize(("entropy", "valid"), [(2.2, True), (2.4, False)])
+def test_a_ppo_row_compares_all_rollouts(entropy, valid):
+    # trl's entropies are sums over 64 tokens: 1.5 and 2.5 a token, 2 on average; 15 % are 2.3.
+    ours = side("align", [], [1.0])
+    ours.runs[0]["logs"] = [{"length/mean": 64.0, "entropy": entropy + d} for d in (-1, 1)]
+    peer = side("trl", [96.0, 160.0], [1.0], "objective/entropy")
+    text, found = ppo_comparison._agreement(ours, peer, 64)
+    assert found is valid
+    assert text.startswith(f"entropy {entropy:.3f} / 2.000 nats a token, 64.0 tokens")
+
+
+def test_a_row_may_hold_what_unicode_takes_for_a_line_end(tmp_path):
+    text = "one\u2028two\u0085three"
+    rows = prepare.Rows([(text, [text, "other"])], [(3, [3, 1])])
+    prepare.write_rows(rows, "dpo", tmp_path)
+    assert stopwatch.rows_of({"data": str(tmp_path / "peer.jsonl")}) == [
+        {"prompt": text, "chosen": text, "rejected": "other"}
+    ]
+
+
+@pytest.mark.parametrize("peer", ["llamafactory", "swift"])
+def test_a_method_that_a_peers_side_lacks_is_refused(peer, capsys):
+    words = ["--peer", peer, "--method", "reward", "--model", "x", "--data", "y"]
+    with pytest.raises(SystemExit) as stopped:
+        run.main(words)
+    assert stopped.value.code == 2
+    assert f"--method reward: the side of {peer} does sft or dpo" in capsys.readouterr().err
 
 
 def test_the_slope_of_a_power_law():

@@ -15,7 +15,7 @@ os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
 
 import stopwatch
 import torch
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer
 
 
 def columns(method: str) -> dict[str, Any]:
@@ -28,26 +28,15 @@ def columns(method: str) -> dict[str, Any]:
     }
 
 
-class SameStart(TrainerCallback):
-    """Give the adapter the numbers that the other side starts from."""
-
-    def __init__(self, adapter: str) -> None:
-        self.adapter = adapter
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        model = kwargs["model"]
-        stopwatch.same_start(getattr(model, "module", model), self.adapter)
-
-
 def main() -> None:
     job = stopwatch.job()
-    watch = stopwatch.watch()
+    watch = stopwatch.watch(stopwatch.adapter_of(job))
     from llamafactory.train.tuner import run_exp
 
     place = Path(job["output"])
     place.mkdir(parents=True)
     end = AutoTokenizer.from_pretrained(job["model"]).eos_token
-    rows = [json.loads(line) for line in Path(job["data"]).read_text("utf-8").splitlines()]
+    rows = stopwatch.rows_of(job)
     for row in rows:
         for name in ("completion", "chosen", "rejected"):
             if name in row:
@@ -68,9 +57,8 @@ def main() -> None:
         "seed": 1,
     }  # fmt: skip
     if job["lora"]:
-        args |= {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target": "all"}
-    callbacks = [SameStart(f"{job['model']}/adapter")] if job["lora"] else []
-    run_exp(args, callbacks=callbacks)
+        args |= {**stopwatch.lora_of(job), "lora_target": "all"}
+    run_exp(args)
     stopwatch.report(job["out"], watch, llamafactory=_version())
 
 

@@ -21,11 +21,19 @@ from transformers import TrainerCallback
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds and logged figures of every optimiser step."""
+    """Seconds and logged figures of every optimiser step.
 
-    def __init__(self) -> None:
+    adapter: folder of the numbers that a peer's adapter starts from, the other side's own.
+    """
+
+    def __init__(self, adapter: str | None = None) -> None:
+        self.adapter = adapter
         self.ends: list[float] = []
         self.logs: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.adapter:
+            same_start(kwargs["model"], self.adapter)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._on_device():
@@ -52,9 +60,9 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def watch() -> Stopwatch:
+def watch(adapter: str | None = None) -> Stopwatch:
     """A stopwatch that every Trainer made from now on carries."""
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(adapter)
     original = transformers.Trainer.__init__
 
     @functools.wraps(original)  # some look at its signature
@@ -68,6 +76,24 @@ def watch() -> Stopwatch:
 def job() -> dict[str, Any]:
     """What to do, from the file named on the command line."""
     return json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+
+def adapter_of(job: dict[str, Any]) -> str | None:
+    """Folder of the adapter that both sides start from."""
+    return f"{job['model']}/adapter" if job["lora"] else None
+
+
+def lora_of(job: dict[str, Any]) -> dict[str, Any]:
+    """That adapter's rank, scale and dropout, by the names that most peers give them."""
+    config = json.loads(Path(f"{adapter_of(job)}/adapter_config.json").read_text(encoding="utf-8"))
+    names = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+    return {name: config[theirs] for name, theirs in names.items()}
+
+
+def rows_of(job: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows to train on; a line ends at a line feed only, not at what else Unicode breaks at."""
+    with Path(job["data"]).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def memory_of_process() -> float:
@@ -109,6 +135,7 @@ def same_start(model: Any, adapter: str) -> None:
 
     saved = load_file(f"{adapter}/adapter_model.safetensors")
     state = {name: tensor for name, tensor in saved.items() if "lora_" in name}
+    model = getattr(model, "module", model)
     parameters = {n.replace(".default.", "."): p for n, p in model.named_parameters()}
     missed = [name for name in state if name not in parameters]
     if missed:

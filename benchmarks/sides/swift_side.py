@@ -27,34 +27,17 @@ def messages(row: dict[str, str]) -> dict[str, Any]:
     return out
 
 
-def prepare_swift(adapter: str) -> None:
-    """Make the template and the callback that the arguments name known to it."""
-    from swift.callbacks import TrainerCallback, callbacks_map
-    from swift.template import TemplateMeta, register_template
-
-    joined = TemplateMeta("joined", prefix=[], prompt=["{{QUERY}}"], chat_sep=None)
-    register_template(joined)
-
-    class SameStart(TrainerCallback):
-        """Give the adapter the numbers that the other side starts from."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            model = kwargs["model"]
-            stopwatch.same_start(getattr(model, "module", model), adapter)
-
-    callbacks_map["same_start"] = SameStart
-
-
 def main() -> None:
     job = stopwatch.job()
-    watch = stopwatch.watch()
+    watch = stopwatch.watch(stopwatch.adapter_of(job))
     from swift import RLHFArguments, SftArguments, rlhf_main, sft_main
+    from swift.template import TemplateMeta, register_template
 
-    prepare_swift(f"{job['model']}/adapter")
+    register_template(TemplateMeta("joined", prefix=[], prompt=["{{QUERY}}"], chat_sep=None))
     place = Path(job["output"])
     place.mkdir(parents=True)
-    rows = [json.loads(line) for line in Path(job["data"]).read_text("utf-8").splitlines()]
-    text = "".join(json.dumps(messages(row), ensure_ascii=False) + "\n" for row in rows)
+    rows = map(messages, stopwatch.rows_of(job))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (place / "rows.jsonl").write_text(text, encoding="utf-8")
     args: dict[str, Any] = {
         "model": job["model"], "model_type": "llama", "template": "joined",
@@ -70,8 +53,7 @@ def main() -> None:
         "attn_impl": "sdpa", "bf16": job["dtype"] == "bfloat16", "seed": 1,
     }  # fmt: skip
     if job["lora"]:
-        args |= {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0,
-                 "target_modules": ["all-linear"], "callbacks": ["same_start"]}  # fmt: skip
+        args |= {**stopwatch.lora_of(job), "target_modules": ["all-linear"]}
     if job["method"] == "dpo":
         rlhf_main(RLHFArguments(rlhf_type="dpo", beta=0.1, **args))
     else:

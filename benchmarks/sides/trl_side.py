@@ -32,7 +32,7 @@ def trainer_of(method: str) -> tuple[Any, Any]:
 
 def main() -> None:
     job = stopwatch.job()
-    watch = stopwatch.watch()
+    watch = stopwatch.watch(stopwatch.adapter_of(job))
     method = job["method"]
     kind, config = trainer_of(method)
     arguments: dict[str, Any] = {
@@ -74,8 +74,6 @@ def main() -> None:
         model=model, args=args, train_dataset=data, processing_class=tokenizer,
         peft_config=peft_config,
     )  # fmt: skip
-    if job["lora"]:
-        stopwatch.same_start(trainer.model, f"{job['model']}/adapter")
     trainer.train()
     stopwatch.report(job["out"], watch, trl=trl.__version__)
 
