@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # tool: module with main(argv) -> int
 MAINS = {
-    "clean_corpus": "align.data.clean",
+    "clean_corpus": "align.cleaning.main",
     "import_annotations": "reward_models.import_annotations",
     "evaluate_policy": "align.evaluation.evaluate_policy",
     "compare_runs": "align.evaluation.compare",

@@ -1,0 +1,127 @@
+"""Main text of web pages (trafilatura), of crawls (warcio) and of PDF text layers (pypdf)."""
+
+from __future__ import annotations
+
+import html as entities
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from align.cleaning.decoding import declared, decode
+from align.config_errors import UserError
+
+_HIDDEN = re.compile(
+    r"<(script|style|noscript|template|svg)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE
+)
+_BREAKS = re.compile(
+    r"<(?:br|/?p|/?div|/?li|/?tr|/?h[1-6]|/?section|/?article|/?ul|/?ol|/?table)\b[^>]*>",
+    re.IGNORECASE,
+)
+_TAGS = re.compile(r"<[^>]*>")
+_HAN_END = re.compile(r"(?<=[\u2e80-\u9fff\uff00-\uffef])\n(?=[\u2e80-\u9fff\uff00-\uffef])")
+_HYPHEN = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
+_SOFT_BREAK = re.compile(r"(?<![.!?:;。！？：；\n])\n(?=[^\s\d•·\-*])")
+
+
+def _library(name: str, extra: str) -> Any:
+    """An optional package, or the error that says how to install it."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError("input", name, "is a package that this kind of file needs and that is not "
+                        "installed", f"pip install 'align[{extra}]'") from error  # fmt: skip
+
+
+def decode_page(raw: bytes, encoding: str, hint: str | None = None) -> str | None:
+    """A page as text: UTF-8, else what its head or the server (hint) says, else as it looks."""
+    return decode(raw, encoding, declared(raw) or hint)
+
+
+def main_text(page: str, extract: bool = True) -> str | None:
+    """The main text of a page without navigation, comments and advertisements; None: there is none.
+
+    extract: false takes all visible text.
+    """
+    if not extract:
+        return visible_text(page) or None
+    trafilatura = _library("trafilatura", "data")
+    try:
+        text = trafilatura.extract(
+            page, include_comments=False, include_tables=True, favor_precision=False,
+            deduplicate=False, fast=False,
+        )  # fmt: skip
+    except Exception:  # lxml and the extractor raise many kinds on broken pages
+        return None
+    return text.strip() or None if text else None
+
+
+def visible_text(page: str) -> str:
+    """All text of a page, blocks as lines."""
+    body = _BREAKS.sub("\n", _HIDDEN.sub(" ", page))
+    text = entities.unescape(_TAGS.sub(" ", body))
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def warc_pages(path: str) -> Iterator[tuple[int, str, str | None, bytes]]:
+    """(number, "html", "text" or a reason, charset, bytes) of a crawl's answers.
+
+    Records that are no answers (requests, metadata) are passed over. Raises OSError where the file
+    is damaged.
+    """
+    iterator = _library("warcio.archiveiterator", "data")
+    errors = _library("warcio.exceptions", "data")
+    number = -1
+    with open(path, "rb") as stream:
+        try:
+            for record in iterator.ArchiveIterator(stream):
+                if record.rec_type not in ("response", "resource", "conversion"):
+                    continue
+                number += 1
+                yield number, *_page(record)
+        except errors.ArchiveLoadFailed as error:
+            raise OSError(str(error)) from None
+
+
+def _page(record: Any) -> tuple[str, str | None, bytes]:
+    headers = record.http_headers
+    if headers is not None and not str(headers.get_statuscode()).startswith("2"):
+        return "not_found", None, b""
+    kind = (headers or record.rec_headers).get_header("Content-Type") or ""
+    match = re.search(r"charset=[\"']?([\w.:-]+)", kind, re.IGNORECASE)
+    charset = match[1] if match else None
+    if "html" in kind.lower():
+        return "html", charset, record.content_stream().read()
+    if kind.lower().startswith("text/plain"):
+        return "text", charset, record.content_stream().read()
+    return "not_a_page", None, b""
+
+
+def pdf_text(raw: bytes) -> str | None:
+    """The text layer of a PDF, lines joined to paragraphs; None where there is none.
+
+    Raises ValueError for a file that is broken or needs a password.
+    """
+    import io
+
+    pypdf = _library("pypdf", "pdf")
+    try:
+        document = pypdf.PdfReader(io.BytesIO(raw))
+        if document.is_encrypted and not document.decrypt(""):
+            raise ValueError("needs a password")
+        pages = [page.extract_text() for page in document.pages]
+    except ValueError:
+        raise
+    except Exception as error:  # the parser raises many kinds on broken files
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    text = "\n".join(unwrap(page) for page in pages if page and page.strip())
+    return text or None
+
+
+def unwrap(text: str) -> str:
+    """Text whose lines end where a page's did, joined where a sentence goes on."""
+    text = "\n".join(line.strip() for line in text.split("\n"))
+    text = _HAN_END.sub("", text)
+    return _SOFT_BREAK.sub(" ", _HYPHEN.sub("", text))

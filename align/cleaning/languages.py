@@ -1,0 +1,96 @@
+"""The language of each text: by script where one script has one language, else by its words.
+
+English is told by its commonest words before a classifier (py3langid, Lui and Baldwin 2012) is
+asked, which looks at the first characters of what is left.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from align.cleaning.chars import SCRIPTS
+from align.cleaning.tokens import Batch
+from align.config_errors import UserError
+
+_SAMPLE = 600
+# Languages that have their script for themselves, or nearly.
+_BY_SCRIPT = {
+    "han": "zh", "kana": "ja", "hangul": "ko", "thai": "th", "hebrew": "he", "greek": "el",
+    "tamil": "ta", "georgian": "ka", "armenian": "hy", "khmer": "km", "lao": "lo", "burmese": "my",
+    "ethiopic": "am",
+}  # fmt: skip
+_ENGLISH = (
+    "the of and to in is that it was for on with as be at by this are from or have an not but they "
+    "his her you which were we all their has been would there what so if more when my me your i".split()
+)
+UNKNOWN = "und"
+# Fewer letters than this tell a classifier nothing.
+_LETTERS = 20
+
+
+def languages(batch: Batch, classify: bool = True) -> list[str]:
+    """An ISO 639-1 code for each text; "und" where there are too few letters to tell.
+
+    classify: false leaves texts that their script does not settle as the script's commonest
+    language (en, ru, ar, hi).
+    """
+    scripts = batch.scripts.astype(np.int64)
+    doc = np.repeat(np.arange(len(batch)), batch.sizes + 1)
+    counts = np.bincount(doc * len(SCRIPTS) + scripts, minlength=len(batch) * len(SCRIPTS))
+    counts = counts.reshape(len(batch), len(SCRIPTS))
+    counts[:, 0] = 0
+    # A Latin word is as much text as one or two Han characters.
+    weights = np.ones(len(SCRIPTS))
+    weights[[SCRIPTS.index(name) for name in ("han", "kana", "hangul")]] = 3
+    best = (counts * weights).argmax(axis=1)
+    kana, han = counts[:, SCRIPTS.index("kana")], counts[:, SCRIPTS.index("han")]
+    best = np.where((kana > 0.1 * (kana + han)) & (kana > 2), SCRIPTS.index("kana"), best)
+    english = _english(batch)
+    found = []
+    for i, script in enumerate(best.tolist()):
+        name = SCRIPTS[script]
+        if counts[i, script] == 0:
+            found.append(UNKNOWN)
+        elif name in _BY_SCRIPT:
+            found.append(_BY_SCRIPT[name])
+        elif name == "latin" and english[i]:
+            found.append("en")
+        elif classify:
+            enough = counts[i, script] >= _LETTERS
+            found.append(_classify(batch.texts[i]) if enough else UNKNOWN)
+        else:
+            found.append({"latin": "en", "cyrillic": "ru", "arabic": "ar",
+                          "devanagari": "hi", "bengali": "bn"}.get(name, UNKNOWN))  # fmt: skip
+    return found
+
+
+def _english(batch: Batch) -> np.ndarray:
+    """(D,) bool: a fifth of the words are among the commonest English ones, at least two."""
+    words = batch.words
+    common = _english_hashes()
+    place = np.minimum(np.searchsorted(common, words.hashes), len(common) - 1)
+    hits = np.bincount(words.doc, common[place] == words.hashes, len(batch))
+    return (hits >= 2) & (hits >= 0.2 * words.counts)
+
+
+@cache
+def _english_hashes() -> np.ndarray:
+    return np.sort(Batch([" ".join(_ENGLISH)]).words.hashes)
+
+
+def _classify(text: str) -> str:
+    found = str(_identifier()(text[:_SAMPLE])[0])
+    return "zh" if found in ("wuu", "yue") else found
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid import classify
+    except ImportError as error:
+        raise UserError("languages", "", "needs the package py3langid, which is not installed",
+                        "pip install 'align[data]'") from error  # fmt: skip
+    return classify
