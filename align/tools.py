@@ -35,6 +35,8 @@ MAINS = {
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
 }
+# Their switches are on by default: `name: false` is --no-name.
+_SWITCHED_OFF = ("clean_corpus",)
 # These have a --dry_run of their own, which shows more than the command.
 _OWN_DRY_RUN = ("import_annotations",)
 _OVERRIDE = re.compile(r"--[a-z_]+\.[^=]+(=|$)")
@@ -60,7 +62,7 @@ def _run(name: str, words: list[str]) -> int:
                 f"tools.{name}", None, "is not in the config, and there are no options",
                 f"See recipes/{name}.py --help",
             )  # fmt: skip
-    command = [*to_words(options), *words]
+    command = [*to_words(options, switches=name in _SWITCHED_OFF), *words]
     if "--print_config" in flags:
         print(yaml.safe_dump({"tools": {name: options}}, allow_unicode=True, sort_keys=False))
         return 0
@@ -92,10 +94,15 @@ def tool_options(config: Config, name: str) -> dict[str, Any]:
     return {key: moved(value) for key, value in options.items()}
 
 
-def to_words(options: Mapping[str, Any]) -> list[str]:
-    """Return options as a command line: true is a bare flag; `runs` has no option name."""
+def to_words(options: Mapping[str, Any], *, switches: bool = False) -> list[str]:
+    """Return options as a command line: true is a bare flag; `runs` has no option name.
+
+    switches: false is --no-NAME; else it is left out.
+    """
     words: list[str] = [str(run) for run in options.get("runs") or []]
     for name, value in options.items():
+        if value is False and switches:
+            words.append(f"--no-{name}")
         if value is None or value is False or name == "runs":
             continue
         words.append(f"--{name}")

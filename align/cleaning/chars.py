@@ -43,7 +43,7 @@ def class_table() -> np.ndarray:
     table[scripts == SCRIPTS.index("han")] = HAN
     # Assigned characters above the third plane are tags and variation selectors.
     for code in (*range(0x33480), *range(0xE0000, 0xE0200)):
-        if 0x3400 <= code <= 0x4DBF or 0x4E00 <= code <= 0x9FFF or 0x20000 <= code:
+        if 0x3400 <= code <= 0x4DBF or 0x4E00 <= code <= 0x9FFF or code >= 0x20000:
             table[code] = OTHER if code >= 0xE0000 else HAN
         elif 0xAC00 <= code <= 0xD7A3:
             table[code] = LETTER

@@ -13,7 +13,8 @@ _COMMON = frozenset(
     "這個來說們為時會著過學對裡後麼沒於還發當無開見經頭動兩長現點實體業與應間問體員區電話機"
 )
 _BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 _META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{3,20})""", re.IGNORECASE)
@@ -33,13 +34,27 @@ def by_mark(head: bytes) -> str | None:
         return None
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     half = len(sample) // 2
+    scores = {
+        name: _familiar(sample.decode(name, "replace")) for name in ("utf-16-le", "utf-16-be")
+    }
+    likelier = max(scores, key=lambda name: scores[name])
+    if scores[likelier] > 0.25 and scores[likelier] > 3 * min(scores.values()):
+        return likelier
     # Line feeds and spaces have a zero byte in every script; text has no NUL character.
     for name, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
         if zeros > 0.02 * half and others <= 0.05 * zeros:
             text = sample.decode(name, "replace")
-            if text.count("\ufffd") + sum(c < " " and c not in "\t\r\n" for c in text) < len(text) / 50:
+            if (
+                text.count("\ufffd") + sum(c < " " and c not in "\t\r\n" for c in text)
+                < len(text) / 50
+            ):
                 return name
     return None
+
+
+def _familiar(text: str) -> float:
+    """The share of printable ASCII and of the commonest Han characters."""
+    return sum(c in _COMMON or " " <= c <= "~" or c == "\n" for c in text) / max(1, len(text))
 
 
 def is_binary(head: bytes) -> bool:
@@ -47,7 +62,7 @@ def is_binary(head: bytes) -> bool:
     if not head or by_mark(head):
         return False
     controls = len(head) - len(head.translate(None, _CONTROL))
-    return head.count(0) > 0 and controls > 0.001 * len(head) or controls > 0.05 * len(head)
+    return (head.count(0) > 0 and controls > 0.001 * len(head)) or controls > 0.05 * len(head)
 
 
 def declared(html: bytes) -> str | None:
@@ -79,7 +94,22 @@ def guess(sample: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
     found = from_bytes(sample[:65536]).best()
-    return found.encoding if found is not None else name if best >= 0.04 else None
+    if found is None:
+        return name if best >= 0.04 else None
+    return "cp1252" if _is_western(sample, found.encoding) else found.encoding
+
+
+def _is_western(sample: bytes, found: str) -> bool:
+    """Whether another Latin code page was taken for Windows-1252: the language tells."""
+    if found == "cp1252" or not re.match(r"cp125[0478]|iso8859|latin|mac_|cp[48]\d\d|hp_", found):
+        return False
+    text = _decode_most(sample[:4096], "cp1252")
+    if text is None:
+        return False
+    from py3langid import classify
+
+    return classify(text)[0] in ("en", "fr", "de", "es", "it", "pt", "nl", "da", "sv", "no", "nb",
+                                 "fi", "is", "ca", "gl", "eu", "lb", "af")  # fmt: skip
 
 
 def _decode_most(sample: bytes, name: str) -> str | None:
@@ -91,7 +121,7 @@ def _decode_most(sample: bytes, name: str) -> str | None:
 def decode(raw: bytes, encoding: str = "auto", hint: str | None = None) -> str | None:
     """Text of bytes: by mark, as UTF-8, as `encoding` or `hint` say, or as they look; None: no way.
 
-    A byte order mark is left out. Line ends become ``\\n``.
+    A byte order mark is left out. Line ends become line feeds.
     """
     if encoding == "auto":
         marked = by_mark(raw[:65536])

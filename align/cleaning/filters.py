@@ -30,14 +30,16 @@ from align.cleaning.tokens import Batch
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s\x00<>\"'，。（）]+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
-    r"lorem ipsum dolor|(?:please )?(?:enable|turn on) javascript|javascript (?:is disabled|must be "
-    r"enabled)|请(?:启用|开启|打开)\s?javascript|浏览器不支持\s?javascript",
+    r"lorem ipsum dolor|(?:please )?(?:enable|turn on) javascript|javascript (?:is disabled|must "
+    r"be enabled)|请(?:启用|开启|打开)\s?javascript|浏览器不支持\s?javascript",
     re.IGNORECASE,
 )
+_HINTS = ("ipsum", "IPSUM", "avascript", "avaScript", "AVASCRIPT")
 # Rules of form for prose; a program has its own.
 _PROSE = (
     "min_letters", "max_symbols", "max_digits", "max_run", "max_repeated", "max_top_ngram",
-    "max_repeated_lines", "min_stops", "max_bullets", "max_ellipses", "max_word_length", "languages",
+    "max_repeated_lines", "min_stops", "max_bullets", "max_ellipses", "max_word_length",
+    "languages",
 )  # fmt: skip
 
 
@@ -80,7 +82,9 @@ class Figures:
 
     def repeated(self, name: str) -> np.ndarray:
         """(D,) shares of repeated words."""
-        return self.once(name, lambda: dict(zip(("twice", "top"), repetition(self.batch), strict=True)))
+        return self.once(
+            name, lambda: dict(zip(("twice", "top"), repetition(self.batch), strict=True))
+        )
 
     def run(self) -> np.ndarray:
         """(D,) longest run of one character that is no space or line of dashes."""
@@ -112,7 +116,8 @@ class Figures:
     def placeholders(self) -> np.ndarray:
         """(D,) whether most of a text is filler, or a note about scripts in a short page."""
         return np.array([
-            len(text) < 1000 and _PLACEHOLDER.search(text) is not None
+            len(text) < 1000 and any(hint in text for hint in _HINTS)
+            and _PLACEHOLDER.search(text) is not None
             for text in self.batch.texts
         ], bool)  # fmt: skip
 

@@ -24,7 +24,7 @@ _BY_SCRIPT = {
 }  # fmt: skip
 _ENGLISH = (
     "the of and to in is that it was for on with as be at by this are from or have an not but they "
-    "his her you which were we all their has been would there what so if more when my me your i".split()
+    "his her you which were we all their has been would there what so if more when my me your i"
 )
 UNKNOWN = "und"
 # Fewer letters than this tell a classifier nothing.
@@ -78,7 +78,7 @@ def _english(batch: Batch) -> np.ndarray:
 
 @cache
 def _english_hashes() -> np.ndarray:
-    return np.sort(Batch([" ".join(_ENGLISH)]).words.hashes)
+    return np.sort(Batch([_ENGLISH]).words.hashes)
 
 
 def _classify(text: str) -> str:

@@ -29,8 +29,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--input", nargs="+", required=True,
                       help="files, folders or patterns: text, Markdown, HTML, WARC, JSON lines, "
                       "Parquet, PDF, source code, compressed or not")  # fmt: skip
-    made.add_argument("--output", required=True,
-                      help="folder of shards; or one .txt (a document a line) or .jsonl file")  # fmt: skip
+    made.add_argument(
+        "--output",
+        required=True,
+        help="folder of shards; or one .txt (a document a line) or .jsonl file",
+    )
     made.add_argument("--report", help="JSON report; default: report.json in the folder")
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1,
                       help="processes; the output does not depend on them")  # fmt: skip
@@ -68,8 +71,12 @@ def _job(args: argparse.Namespace) -> Job:
     output, single = Path(args.output), ""
     if output.suffix and not output.is_dir():
         if output.suffix not in (".txt", ".jsonl", ".parquet"):
-            raise UserError("output", args.output, "has a suffix that says no known format",
-                            "Use a folder, or a name that ends in .txt, .jsonl or .parquet.")  # fmt: skip
+            raise UserError(
+                "output",
+                args.output,
+                "has a suffix that says no known format",
+                "Use a folder, or a name that ends in .txt, .jsonl or .parquet.",
+            )
         args.format, single, output = output.suffix[1:], output.name, output.parent
         args.validation_fraction = 0.0  # one file has one split
     if args.workers < 1:

@@ -12,6 +12,9 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
+
+from align.cleaning.chars import code_points
 from align.cleaning.settings import Settings
 from align.config_errors import UserError
 
@@ -19,7 +22,7 @@ END = "\0"
 # NFKC would turn these into ASCII or into several characters; Chinese text needs them as they are:
 # full-width punctuation, the ellipsis, circled and parenthesised numbers, list marks.
 KEEP_FROM_NFKC = "！＂＃％＆＇（）＊，－．／：；＜＝＞？＠［＼］＿｛｜｝～｡｢｣､…‥⋯　" + "".join(
-    map(chr, range(0x2460, 0x2500))
+    map(chr, (*range(0x2460, 0x2500), *range(0x3200, 0x3300)))
 )
 # Zero-width space, word joiner, byte order mark, soft hyphen, bidirectional marks and overrides.
 INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb"
@@ -28,8 +31,10 @@ _CONTROL = re.compile("[\x01-\x08\x0e-\x1f\x7f]")
 _JOINERS = re.compile("[\u200c\u200d]")
 _KEPT = re.compile(f"([{re.escape(KEEP_FROM_NFKC)}]+)")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_STRANGE_SPACE = re.compile("[\t\x0b-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-_LINE_BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_STRANGE_SPACE = re.compile(
+    "[\t\x0b-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+)
+_LINE_BREAKS = re.compile("[\x0b-\r\x85\u2028\u2029]")
 
 # UTF-8 read as Latin-1 or a Windows code page: a letter of its upper half before another sign of
 # it. Cyrillic and Greek letters are what other code pages make of the same bytes.
@@ -38,13 +43,38 @@ _MOJIBAKE = re.compile(
     "\u2013\u2014\u2018-\u201a\u201c-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
     "|[\u0420\u0421\u0413\u0412][\u0400-\u045f\u00a0-\u00bf\u2018-\u2026]{2}|\u00ef\u00bf\u00bd"
 )
-# What UTF-8 punctuation (。、，！) reads as in GBK; neither character is common in real text.
-_MOJIBAKE_GBK = re.compile("[銆锛鈥]")
+# What UTF-8 punctuation (。、，！“) reads as in GBK; none of them is common in real text.
+_MOJIBAKE_GBK = re.compile("[銆锛鈥紝]")
+
+
+class _Present:
+    """Which code points a joined text holds: a pattern none of whose signs are there is skipped."""
+
+    def __init__(self, text: str) -> None:
+        self.table = np.zeros(0x110000, bool)
+        self.table[code_points(text)] = True
+
+    def __call__(self, pattern: re.Pattern[str], *ranges: tuple[int, int]) -> bool:
+        """Whether a character of a set pattern, or of the ranges (ends included), is there."""
+        if not ranges:
+            return bool(self.table[_signs(pattern)].any())
+        return any(self.table[low : high + 1].any() for low, high in ranges)
+
+
+@cache
+def _signs(pattern: re.Pattern[str]) -> np.ndarray:
+    """The code points that a pattern of one set of characters matches."""
+    every = "".join(map(chr, range(0x11000)))
+    return np.fromiter((ord(c) for c in pattern.findall(every)), np.int64)
 
 
 def mojibake(text: str, settings: Settings) -> str:
     """Texts decoded with the wrong code page, decoded again; width and quotes stay."""
-    if not _MOJIBAKE.search(text) and not _MOJIBAKE_GBK.search(text):
+    present = _Present(text)
+    if not (
+        (present(_MOJIBAKE, (0xC2, 0xF4), (0x412, 0x421)) and _MOJIBAKE.search(text))
+        or (present(_MOJIBAKE_GBK) and _MOJIBAKE_GBK.search(text))
+    ):
         return text
     parts = text.split(END)
     for i, part in enumerate(parts):
@@ -105,14 +135,17 @@ def unicode_form(text: str, settings: Settings) -> str:
 
 def invisible(text: str, settings: Settings) -> str:
     """Without control and zero-width characters; joiners stay inside emoji and Indic words."""
-    text = _LINE_BREAKS.sub("\n", text)
-    text = _INVISIBLE.sub("", text)
-    return _JOINERS.sub(_joiner, text)
+    present = _Present(text)
+    if present(_LINE_BREAKS):
+        text = _LINE_BREAKS.sub("\n", text.replace("\r\n", "\n"))
+    if present(_INVISIBLE):
+        text = _INVISIBLE.sub("", text)
+    return _JOINERS.sub(_joiner, text) if present(_JOINERS) else text
 
 
 def control(text: str, settings: Settings) -> str:
     """Without the control characters of ASCII; tabs and line ends stay."""
-    return _CONTROL.sub("", text)
+    return _CONTROL.sub("", text) if _Present(text)(_CONTROL) else text
 
 
 def _joiner(match: re.Match[str]) -> str:
@@ -132,7 +165,7 @@ _HALF = {ord(w): h for w, h in zip("，！？；：（）．", ",!?;:().", stric
 _AFTER_HAN = re.compile(rf"[,!?;:](?<=[{_HAN}”』」）].)(?=[\s{_HAN}“『「（\0]|$)")
 _HAN_PARENS = re.compile(rf"\((?=[{_HAN}])([^()\n\0]{{1,80}})(?<=[{_HAN}])\)")
 _HAN_PERIOD = re.compile(rf"\.(?<=[{_HAN}]{{2}}.)(?=[\n\0{_HAN}]|$)")
-_BETWEEN_LATIN = re.compile(r"[，！？；：](?<=[A-Za-z].)(?= ?[A-Za-z\n\0])")
+_BETWEEN_LATIN = re.compile(r"[，！？；：](?<=[A-Za-z].)(?= ?(?:[A-Za-z\n\0]|\Z))")
 _WIDE_DOTS = re.compile(r"[。．]{3,}")
 _DOTS = re.compile(r"…+|\.{3,}")
 _DASHES = re.compile(rf"(?:--+|—+)(?=[{_HAN}])")
@@ -144,10 +177,14 @@ _RARE_SIGN = re.compile("[" + "".join(map(chr, _SAME_SIGN)) + "]")
 
 def punctuation(text: str, settings: Settings) -> str:
     """One form of each mark: full width after Han, half width between Latin letters."""
-    text = _RARE_SIGN.sub(lambda m: m[0].translate(_SAME_SIGN), text)
+    present = _Present(text)
+    if present(_RARE_SIGN):
+        text = _RARE_SIGN.sub(lambda m: m[0].translate(_SAME_SIGN), text)
     text = _BETWEEN_LATIN.sub(lambda m: m[0].translate(_HALF), text)
     text = _WIDE_DOTS.sub("……", text)
-    if not _HAN_CHAR.search(text):  # every pattern below needs one beside the mark
+    if not present(
+        _HAN_CHAR, (0x3400, 0x9FFF), (0x20000, 0x323AF)
+    ):  # every pattern below needs one beside the mark
         return text
     text = _DOTS.sub(lambda m: _after_han(m, "……"), text)
     text = _AFTER_HAN.sub(lambda m: m[0].translate(_WIDE), text)
@@ -161,7 +198,7 @@ def _after_han(match: re.Match[str], mark: str) -> str:
     return mark if _HAN_CHAR.match(before) else match[0]
 
 
-_STRAIGHT = str.maketrans("‘’“”„‟«»", "''\"\"\"\"\"\"")
+_STRAIGHT = str.maketrans("‘’“”„‟«»", '\'\'""""""')
 _OPENS = re.compile(r"(^|[\s(\[{（\u3000-\u9fff\0])([\"'])(?=\S)", re.MULTILINE)
 
 
@@ -190,7 +227,8 @@ def _curl(text: str) -> str:
 
 def white_space(text: str, settings: Settings) -> str:
     """Runs of spaces as one, no space at the ends of lines, at most one empty line."""
-    text = _STRANGE_SPACE.sub(" ", text)
+    if _Present(text)(_STRANGE_SPACE):
+        text = _STRANGE_SPACE.sub(" ", text)
     while "  " in text:
         text = text.replace("  ", " ")
     for end in ("\n", END):
@@ -212,8 +250,12 @@ def _opencc(which: str) -> Callable[[str], str]:
     try:
         import opencc
     except ImportError as error:
-        raise UserError("chinese", which, "needs the package OpenCC, which is not installed",
-                        "pip install 'align[opencc]', or pass --chinese keep") from error  # fmt: skip
+        raise UserError(
+            "chinese",
+            which,
+            "needs the package OpenCC, which is not installed",
+            "pip install 'align[opencc]', or pass --chinese keep",
+        ) from error
     converter = opencc.OpenCC(which)
     # OpenCC takes a C string, which ends at NUL.
     return lambda text: END.join(map(converter.convert, text.split(END)))

@@ -6,11 +6,10 @@ shards: the order is random over the whole corpus, and the memory that of one bu
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +20,15 @@ from align.cleaning.counting import Counting, Tally
 from align.cleaning.duplicates import Verdicts
 from align.cleaning.repetition import line_keys
 from align.cleaning.settings import Settings, factors
+from align.cleaning.shards import Shards
 from align.cleaning.store import Stored
 from align.cleaning.tokens import Batch, mix
 
 SPLITS = ("train", "validation")
-_BUCKET_BYTES = 64 << 20
+# A bucket is sorted in memory; more of them than this would be too many open files.
+_BUCKET_BYTES, _BUCKETS = 32 << 20, 200
 _HEAD = struct.Struct("<QI")
 _SALTS = {"split": 1, "order": 2, "repeat": 3}
-
-
-@dataclass
-class Shards:
-    """Appends rows to files of about shard_mb each and remembers what is in them."""
-
-    folder: Path
-    split: str
-    settings: Settings
-    name: str = ""
-    done: list[dict[str, Any]] = field(default_factory=list)
-    _rows: list[bytes] = field(default_factory=list)
-    _size: int = 0
-
-    def add(self, row: bytes) -> None:
-        """Append a row, a JSON object."""
-        self._rows.append(row)
-        self._size += len(row)
-        if not self.name and self._size >= self.settings.shard_mb * 1_000_000:
-            self.close()
-
-    def close(self) -> None:
-        """Write the rows that wait."""
-        if not self._rows:
-            return
-        suffix = self.settings.format
-        name = self.name or f"{self.split}-{len(self.done):05d}.{suffix}"
-        path = self.folder / name
-        if suffix == "parquet":
-            self._parquet(path)
-        else:
-            ends = self._rows if suffix == "jsonl" else map(_as_line, self._rows)
-            path.write_bytes(b"".join(row + b"\n" for row in ends))
-        digest = hashlib.sha256(path.read_bytes())
-        self.done.append({"file": name, "documents": len(self._rows),
-                          "bytes": path.stat().st_size, "sha256": digest.hexdigest()})  # fmt: skip
-        self._rows, self._size = [], 0
-
-    def _parquet(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = [orjson.loads(row) for row in self._rows]
-        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
-
-
-def _as_line(row: bytes) -> bytes:
-    return " ".join(orjson.loads(row)["text"].split("\n")).encode()
 
 
 class Output:
@@ -94,26 +47,24 @@ class Output:
         factor = self._factors()
         total = sum(int(u.rows()["bytes"].sum()) for u in self.units)
         weight = sum(f * s for f, s in zip(factor, self._sizes(), strict=True))
-        buckets = max(1, int(max(total, weight) / _BUCKET_BYTES) + 1) if self.settings.shuffle else 1
+        buckets = (
+            min(_BUCKETS, int(max(total, weight) / _BUCKET_BYTES) + 1)
+            if self.settings.shuffle
+            else 1
+        )
         paths = {s: [self.folder / f".{s}-{i}" for i in range(buckets)] for s in SPLITS}
-        files = {s: [open(path, "wb") for path in paths[s]] for s in SPLITS}
-        try:
+        with ExitStack() as stack:
+            files = {s: [stack.enter_context(open(p, "wb")) for p in paths[s]] for s in SPLITS}
             for split, key, row in self._rows(factor):
                 bucket = (key * buckets) >> 64 if self.settings.shuffle else 0
                 files[split][bucket].write(_HEAD.pack(key, len(row)) + row)
-        finally:
-            for opened in files.values():
-                for file in opened:
-                    file.close()
         return {split: self._shards(split, paths[split], single) for split in SPLITS}
 
     def _shards(self, split: str, buckets: list[Path], single: str) -> dict[str, Any]:
         shards = Shards(self.folder, split, self.settings, single)
         for path in buckets:
-            rows = [*_unpack(path)]
-            if self.settings.shuffle:
-                rows.sort()
-            for _, row in rows:
+            rows = _unpack(path)
+            for _, row in sorted(rows) if self.settings.shuffle else rows:
                 shards.add(row)
             path.unlink()
         shards.close()
@@ -145,39 +96,57 @@ class Output:
 
     def _rows(self, factor: list[float]) -> Iterator[tuple[str, int, bytes]]:
         """(split, order key, row) of every document and copy."""
-        fraction = self.settings.validation_fraction
+        seed, fraction = self.settings.seed, self.settings.validation_fraction
         for number, unit in enumerate(self.units):
-            rows, start = unit.rows(), int(self.verdicts.first[number])
-            held = _uniform(rows["key"][:, 0], self.settings.seed, "split") < fraction
-            part = _uniform(rows["key"][:, 0], self.settings.seed, "repeat")
+            rows, start = np.array(unit.rows()), int(self.verdicts.first[number])
+            keys = rows["key"][:, 0]
+            held = _uniform(keys, seed, "split") < fraction
             copies = np.take(factor, rows["source"])
-            copies = (np.floor(copies) + (part < copies % 1)).astype(np.int64)
+            more = _uniform(keys, seed, "repeat") < copies % 1
+            copies = np.floor(copies).astype(np.int64) + more
             copies[held] = 1  # nothing is held out twice
-            for i, text in self._texts(unit, rows, start):
-                row = self._row(rows[i], text)
-                salts = np.arange(copies[i], dtype=np.uint64) << np.uint64(32)
-                salts += np.uint64(self.settings.seed * 8 + _SALTS["order"])
-                for order in mix(rows["key"][i, 0] ^ mix(salts)).tolist():
-                    yield SPLITS[int(held[i])], order, row
+            salt = np.uint64(seed * 8 + _SALTS["order"])
+            orders = mix(keys ^ mix(np.full(1, salt)))
+            for i, row in self._documents(unit, rows, start):
+                order, split = int(orders[i]), SPLITS[int(held[i])]
+                if copies[i] == 1:
+                    yield split, order, row
+                else:
+                    for again in _orders(order, int(copies[i])):
+                        yield split, again, row
 
-    def _row(self, row: Any, text: str) -> bytes:
-        where = f"{self.files[int(row['file'])]}:{int(row['place'])}"
-        return orjson.dumps({
-            "text": text, "id": f"{int(row['key'][0]):016x}",
-            "source": where, "language": row["language"].decode(),
-        })  # fmt: skip
+    def _documents(self, unit: Stored, rows: np.ndarray, start: int) -> Iterator[tuple[int, bytes]]:
+        """(row, JSON object) of what stays, counted."""
+        columns = zip(rows["key"].tolist(), rows["language"].tolist(), rows["source"].tolist(),
+                      rows["file"].tolist(), rows["place"].tolist(), strict=True)  # fmt: skip
+        facts = list(columns)
+        counting = self.counting
+        for i, text in self._texts(unit, rows, start):
+            (key, other), language, source, file, place = facts[i]
+            size, name = len(text.encode()), language.decode()
+            counting.kept.add(size)
+            counting.languages_kept[name] += 1
+            counting.lengths_kept[len(text).bit_length()] += 1
+            counting.source(self.sources[source], True, size)
+            self._sample(other, text, name)
+            yield i, orjson.dumps({
+                "text": text, "id": f"{key:016x}", "source": f"{self.files[file]}:{place}",
+                "language": name,
+            })  # fmt: skip
 
     def _texts(self, unit: Stored, rows: np.ndarray, start: int) -> Iterator[tuple[int, str]]:
         """(row, text) of what stays; the rest is counted."""
-        copy_of, near = self.verdicts.copy_of, self.verdicts.near
+        near = self.verdicts.near
+        copy_of = self.verdicts.copy_of[start : start + len(rows)]
+        stays = (copy_of == np.arange(start, start + len(rows))).tolist()
         waiting: list[tuple[int, str]] = []
         size = 0
         with open(unit.folder / "texts", "rb") as stream:
-            for i in range(len(rows)):
-                text = stream.read(int(rows["bytes"][i])).decode()
-                if copy_of[start + i] != start + i:
+            for i, length in enumerate(rows["bytes"].tolist()):
+                text = stream.read(length).decode()
+                if not stays[i]:
                     reason = "near_duplicate" if near[start + i] else "exact_duplicate"
-                    self._drop(reason, rows[i], text, f"like document {copy_of[start + i]}")
+                    self._drop(reason, rows[i], text, f"like document {copy_of[i]}")
                     continue
                 waiting.append((i, text))
                 size += len(text)
@@ -188,20 +157,10 @@ class Output:
 
     def _final(
         self, waiting: list[tuple[int, str]], rows: np.ndarray, start: int
-    ) -> Iterator[tuple[int, str]]:
-        if not waiting:
-            return
-        if len(self.verdicts.lines):
-            waiting = self._without_lines(waiting, rows, start)
-        for i, text in waiting:
-            tally = self.counting.kept
-            tally.add(len(text.encode()))
-            self.counting.languages_kept[rows["language"][i].decode()] += 1
-            self.counting.lengths_kept[len(text).bit_length()] += 1
-            source = self.sources[int(rows["source"][i])]
-            self.counting.source(source, True, len(text.encode()))
-            self._sample(int(rows["key"][i, 1]), text, rows["language"][i].decode())
-            yield i, text
+    ) -> list[tuple[int, str]]:
+        if waiting and len(self.verdicts.lines):
+            return self._without_lines(waiting, rows, start)
+        return waiting
 
     def _without_lines(
         self, waiting: list[tuple[int, str]], rows: np.ndarray, start: int
@@ -252,11 +211,13 @@ def _uniform(keys: np.ndarray, seed: int, use: str) -> np.ndarray:
     return (mix(keys ^ salt) >> np.uint64(11)) / float(1 << 53)
 
 
+def _orders(order: int, copies: int) -> list[int]:
+    """Order keys of a document's copies."""
+    return mix(np.uint64(order) ^ np.arange(copies, dtype=np.uint64)).tolist()
+
+
 def _unpack(path: Path) -> Iterator[tuple[int, bytes]]:
-    raw = memoryview(path.read_bytes())
-    at = 0
-    while at < len(raw):
-        key, size = _HEAD.unpack_from(raw, at)
-        at += _HEAD.size
-        yield key, bytes(raw[at : at + size])
-        at += size
+    with open(path, "rb") as stream:
+        while head := stream.read(_HEAD.size):
+            key, size = _HEAD.unpack(head)
+            yield key, stream.read(size)

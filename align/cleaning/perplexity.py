@@ -92,8 +92,12 @@ class LanguageModel:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
         except (OSError, ValueError) as error:
-            raise UserError("perplexity", folder, f"is no language model ({error})",
-                            "Give a model folder, or a .txt or .jsonl file to count.") from None  # fmt: skip
+            raise UserError(
+                "perplexity",
+                folder,
+                f"is no language model ({error})",
+                "Give a model folder, or a .txt or .jsonl file to count.",
+            ) from None
         self.tokens, self.batch_size = tokens, batch_size
 
     def score(self, batch: Batch) -> np.ndarray:

@@ -16,7 +16,9 @@ _EMAIL = re.compile(
     r"[A-Za-z]{2,24}(?![\w-])",
     re.ASCII,
 )
-_ID_NUMBER = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{9}[0-9Xx](?![0-9A-Za-z])", re.ASCII)
+_ID_NUMBER = re.compile(
+    r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{9}[0-9Xx](?![0-9A-Za-z])", re.ASCII
+)
 _CARD = re.compile(r"(?<![0-9A-Za-z.-])[3-6](?:[ -]?\d){12,18}(?![0-9A-Za-z]|[.-]\d)", re.ASCII)
 _PHONE = re.compile(
     r"(?<![0-9A-Za-z_./=-])(?:"

@@ -1,4 +1,4 @@
-"""The run: units to workers, duplicates over all of them, output, report; it can be killed anywhere.
+"""The run: units to workers, duplicates over all of them, output; it can be killed anywhere.
 
 `<output>/.work` holds what is finished. A unit's result, and then each output file, appears under a
 temporary name and is renamed; `index.json` comes last and is what says that a corpus is whole.

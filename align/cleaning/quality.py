@@ -3,7 +3,7 @@
     python -m align.cleaning.quality --good wiki.txt --bad crawl.txt --output quality.npz
 
 As fastText's supervised mode (Joulin et al. 2017) with the embedding left out: logistic regression
-(scikit-learn) on the shares of 2^18 buckets of words and pairs of words, Han characters being words.
+(scikit-learn) on 2^18 buckets of words and pairs of words, Han characters being words.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORMAT = "align-quality-1"
 
 
 def features(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(text, bucket, weight) of every word and pair; the squared weights of a text sum to about 1."""
+    """(text, bucket, weight) of every word and pair; a text's squared weights sum to about 1."""
     words = batch.words
     pairs, whole = words.ngrams(2)
     doc = np.concatenate((words.doc, words.doc[whole]))
@@ -65,8 +65,12 @@ class Quality:
                     raise ValueError("unknown format")
                 return cls(data["weights"], float(data["bias"]))
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise UserError("quality", path, f"is no quality model ({error})",
-                            "Train one: python -m align.cleaning.quality --help") from None  # fmt: skip
+            raise UserError(
+                "quality",
+                path,
+                f"is no quality model ({error})",
+                "Train one: python -m align.cleaning.quality --help",
+            ) from None
 
 
 def train(good: list[str], bad: list[str], seed: int = 0) -> tuple[Quality, float]:

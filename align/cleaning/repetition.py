@@ -36,6 +36,8 @@ def repetition(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     for n in range(2, _TWICE[-1] + 1):
         places = places[doc[places + n - 1] == doc[places]]
         running[places] = running[places] * STEP + words.hashes[places + n - 1]
+        if not len(places):
+            break
         groups, members = _groups(mix(running[places]), places)
         if not len(members):
             break
@@ -92,9 +94,9 @@ def line_measures(batch: Batch) -> dict[str, np.ndarray]:
     # A closing quote or bracket may follow the mark.
     before = classes[np.maximum(ends - 2, 0)]
     stop = (last == STOP) | ((last == PUNCT) & (before == STOP)) | (codes[ends - 1] == 0x2E)
-    bullet = (
-        np.isin(first, _codes("•‣▪▫■□●○◆◇★☆*-–·>")) & (ends - starts > 1)
-    ) | ((classes[starts] == SYMBOL) & (ends - starts > 1))
+    bullet = (np.isin(first, _codes("•‣▪▫■□●○◆◇★☆*-–·>")) & (ends - starts > 1)) | (
+        (classes[starts] == SYMBOL) & (ends - starts > 1)
+    )
     dots = np.isin(codes[ends - 1], _codes("…⋯")) | (
         (codes[ends - 1] == 0x2E) & (codes[np.maximum(ends - 2, 0)] == 0x2E)
     )
@@ -111,9 +113,7 @@ def line_measures(batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def line_keys(
-    batch: Batch, shortest: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def line_keys(batch: Batch, shortest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(key, text, start, end) of every line of at least `shortest` characters."""
     feeds = np.flatnonzero(batch.classes == NEWLINE)
     starts = np.append(0, feeds[:-1] + 1)

@@ -74,19 +74,29 @@ def _funnel(counting: Counting) -> dict[str, Any]:
         share = documents / max(1, counting.read.documents)
         rows.append([(reason, f"− {tally.documents}"), (f"{documents}", ""),
                      (megabytes(max(size, 0)), ""), (f"{share:.1%}", "")])  # fmt: skip
-    rows.append([("kept", ""), (f"{counting.kept.documents}", ""),
-                 (megabytes(counting.kept.bytes), ""),
-                 (f"{counting.kept.documents / max(1, counting.read.documents):.1%}", "")])  # fmt: skip
-    return {"title": "Funnel", "head": ["after", "documents", "text", "of what was read"],
-            "rows": rows,
-            "notes": ["Each dropped document is counted under the first rule that refused it."]}  # fmt: skip
+    rows.append(
+        [
+            ("kept", ""),
+            (f"{counting.kept.documents}", ""),
+            (megabytes(counting.kept.bytes), ""),
+            (f"{counting.kept.documents / max(1, counting.read.documents):.1%}", ""),
+        ]
+    )
+    return {
+        "title": "Funnel",
+        "head": ["after", "documents", "text", "of what was read"],
+        "rows": rows,
+        "notes": ["Each dropped document is counted under the first rule that refused it."],
+    }
 
 
 def _sections(counting: Counting) -> list[dict[str, Any]]:
     cards = [
         _card("Length of documents", "characters, by powers of two", counting.lengths_read,
               counting.lengths_kept, _bins),
-        _card("Languages", "documents", counting.languages_read, counting.languages_kept, _commonest),
+        _card(
+            "Languages", "documents", counting.languages_read, counting.languages_kept, _commonest
+        ),
     ]  # fmt: skip
     return [{"title": "Before and after", "cards": cards}]
 
@@ -127,8 +137,14 @@ def _repairs(counting: Counting) -> dict[str, Any]:
     rows = []
     for name, tally in counting.repaired.items():
         for i, example in enumerate(tally.examples[:3] or [{}]):
-            rows.append(["" if i else name, "" if i else tally.documents,
-                         _visible(example.get("before", "")), _visible(example.get("after", ""))])  # fmt: skip
+            rows.append(
+                [
+                    "" if i else name,
+                    "" if i else tally.documents,
+                    _visible(example.get("before", "")),
+                    _visible(example.get("after", "")),
+                ]
+            )
     return {"title": "Repairs", "head": ["repair", "documents changed", "before", "after"],
             "rows": rows}  # fmt: skip
 
@@ -156,4 +172,3 @@ def _settings(settings: Settings) -> dict[str, Any]:
 
     text = "\n".join(f"{name}: {value}" for name, value in asdict(settings).items())
     return {"title": "Settings", "summary": "every step's", "text": text}
-

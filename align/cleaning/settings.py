@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - option() is dataclasses.field() with a help text and a range
 """What cleaning does: one dataclass, of which the command line and the config are made."""
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Settings:
         "a line", choices=("auto", "line", "paragraph", "file"),
     )  # fmt: skip
     encoding: str = option("auto", "of files that are not UTF-8; auto: found out file by file")
-    extract_html: bool = option(True, "main text of HTML pages (trafilatura); off: all visible text")
+    extract_html: bool = option(
+        True, "main text of HTML pages (trafilatura); off: all visible text"
+    )
     # Repairs
     fix_mojibake: bool = option(True, "decode again what was decoded with the wrong code page")
     unescape_html: bool = option(True, "&amp; and its like become the characters they stand for")
@@ -40,7 +43,9 @@ class Settings:
         choices=("nfkc", "nfc", "none"),
     )  # fmt: skip
     invisible: bool = option(True, "drop control and zero-width characters")
-    punctuation: bool = option(True, "one form of punctuation: full width after Han, half elsewhere")
+    punctuation: bool = option(
+        True, "one form of punctuation: full width after Han, half elsewhere"
+    )
     quotes: str = option("keep", "quotation marks", choices=("keep", "straight", "curly"))
     white_space: bool = option(True, "one space for runs of them, none at the ends of lines")
     chinese: str = option(
@@ -59,7 +64,9 @@ class Settings:
     min_chars: int | None = option(None, "characters of a document", ge=0)
     max_chars: int | None = option(None, "characters of a document", ge=0)
     min_words: int | None = option(None, "words, a Han character being one", ge=0)
-    min_letters: float | None = option(None, "share of letters and digits, spaces aside", ge=0, le=1)
+    min_letters: float | None = option(
+        None, "share of letters and digits, spaces aside", ge=0, le=1
+    )
     max_symbols: float | None = option(None, "share of symbols and emoji, spaces aside", ge=0, le=1)
     max_digits: float | None = option(None, "share of digits, spaces aside", ge=0, le=1)
     max_urls: float | None = option(None, "share of characters inside URLs", ge=0, le=1)
@@ -81,14 +88,18 @@ class Settings:
     placeholders: bool = option(True, "drop pages of lorem ipsum or of a script's source")
     word_lists: list[str] = option([], "files of unwanted words, one a line")
     max_listed: float = option(0.0, "words of the lists that a document may have, per word", ge=0)
-    perplexity: str | None = option(None, "text file for a character 5-gram model, or a model folder")
+    perplexity: str | None = option(
+        None, "text file for a character 5-gram model, or a model folder"
+    )
     max_perplexity: float = option(0.0, "characters' perplexity under it; 0: only reported", ge=0)
     quality: str | None = option(None, "quality model from align.cleaning.quality")
     min_quality: float = option(0.5, "probability that a document is of the good class", ge=0, le=1)
     classifier: str | None = option(None, "module:function or file.py:function, texts to scores")
     max_score: float = option(0.5, "score from which the classifier's documents go")
     decontaminate: list[str] = option([], "evaluation files whose texts must not be learned")
-    overlap: int = option(13, "words in a row that a document may not share with them", ge=4, le=100)
+    overlap: int = option(
+        13, "words in a row that a document may not share with them", ge=4, le=100
+    )
     # Duplicates
     exact_duplicates: bool = option(True, "drop copies, letter case and white space aside")
     near_duplicates: float = option(0.8, "Jaccard similarity from which a copy goes", ge=0, le=1)
@@ -99,7 +110,9 @@ class Settings:
     # Output
     validation_fraction: float = option(0.01, "share of the documents held out", ge=0, le=0.5)
     shuffle: bool = option(True, "documents in a seeded random order")
-    repeat: list[str] = option([], "INPUT=FACTOR: how often a source's documents stand in the output")
+    repeat: list[str] = option(
+        [], "INPUT=FACTOR: how often a source's documents stand in the output"
+    )
     share: list[str] = option([], "INPUT=SHARE: byte shares of the sources, the smaller up-sampled")
     format: str = option("jsonl", "of the shards", choices=("jsonl", "parquet", "txt"))
     shard_mb: int = option(256, "size of a shard", ge=1)
@@ -163,8 +176,12 @@ def factors(pairs: list[str], name: str) -> dict[str, float]:
         except ValueError:
             found[source] = -1.0
         if not source or not 0 <= found[source] <= 1000:
-            raise UserError(name, pair, "is not INPUT=NUMBER",
-                            "Write the input as it stands after --input, = and a number up to 1000.")  # fmt: skip
+            raise UserError(
+                name,
+                pair,
+                "is not INPUT=NUMBER",
+                "Write the input as it stands after --input, = and a number up to 1000.",
+            )
     return found
 
 
@@ -183,7 +200,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             kind = int
         elif "float" in str(f.type):
             kind = float
-        many = {"nargs": "*"} if "list" in str(f.type) else {}
+        many: dict[str, Any] = {"nargs": "*"} if "list" in str(f.type) else {}
         given = f.default_factory() if f.default_factory is not MISSING else default
         parser.add_argument(f"--{f.name}", type=kind, default=given, help=text + shown, **many)
 

@@ -32,7 +32,7 @@ class Writer:
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self._open = {
-            name: open(self.temporary / name, "wb")
+            name: open(self.temporary / name, "wb")  # noqa: SIM115 - closed by close()
             for name in ("texts", "rows", "signatures", "bands", "lines", "rejected")
         }
         self.rows = self.offset = 0

@@ -16,6 +16,8 @@ from align.config_errors import UserError
 BLOCK_BYTES = 2 << 20
 # No text has lines like this; what has is data in one line, which no reader should hold.
 LINE_BYTES = 16 << 20
+# So much of a zstandard file at a time: four bytes of it can stand for 128 kB.
+_FEED_BYTES = 4 << 10
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -42,20 +44,32 @@ class _Zstd:
         except ImportError as error:
             raise UserError("input", path, "needs the package zstandard, which is not installed",
                             "pip install 'align[data]'") from error  # fmt: skip
-        self._file = open(path, "rb")
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
         self._error = zstandard.ZstdError
-        self._stream: Any = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(
-            self._file, read_across_frames=True
-        )
+        self._new = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
+        self._frame: Any = self._new()
+        self._ready, self._fed = b"", False
 
     def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._ready) < size:
+            raw = self._file.read(_FEED_BYTES)
+            if not raw:
+                if self._fed and not self._frame.eof:
+                    raise EOFError("the stream ends inside a frame")
+                break
+            self._feed(raw)
+        size = len(self._ready) if size < 0 else size
+        out, self._ready = self._ready[:size], self._ready[size:]
+        return out
+
+    def _feed(self, raw: bytes) -> None:
         try:
-            if size >= 0:
-                return self._stream.read(size)
-            parts = []
-            while part := self._stream.read(BLOCK_BYTES):
-                parts.append(part)
-            return b"".join(parts)
+            while raw:
+                if self._frame.eof:  # another frame follows
+                    self._frame = self._new()
+                self._fed = True
+                self._ready += self._frame.decompress(raw)
+                raw = self._frame.unused_data if self._frame.eof else b""
         except self._error as error:
             raise OSError(str(error)) from None
 
@@ -63,7 +77,6 @@ class _Zstd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
         self._file.close()
 
 

@@ -59,7 +59,7 @@ def _shards(root: Path, index: dict[str, Any], split: str) -> list[Path]:
     found = [root / s["file"] for s in index["splits"].get(split, {}).get("shards", ())]
     if not found:
         raise RecordError(f"{root} holds no {split} documents: clean_corpus "
-                          "--validation_fraction says how many are held out", code="no_text")  # fmt: skip
+                          "--validation_fraction says how many are held out", code="no_text")
     for file in found:
         if not file.is_file():
             raise RecordError(f"{file} is missing, which {INDEX_NAME} names", code="missing_file")

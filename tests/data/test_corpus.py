@@ -53,7 +53,7 @@ def test_errors_name_file_and_line(tmp_path, name, content, code, words):
 def test_missing_and_empty(tmp_path):
     with pytest.raises(RecordError, match="does not exist"):
         list(iter_texts(tmp_path / "gone.txt"))
-    with pytest.raises(RecordError, match=r"no \.txt or \.jsonl"):
+    with pytest.raises(RecordError, match=r"no \.txt, \.jsonl or \.parquet"):
         text_files(tmp_path)
     (tmp_path / "a.txt").write_text("\n\n")
     with pytest.raises(RecordError, match="holds no text"):
