@@ -128,8 +128,16 @@ def demo_data(config: Config) -> None:
     from align.data.demo import build_demo_data
 
     say(f"writing the demo's data to {paths[0].parent}")
-    build_demo_data(config.demo.root, importer=_import_annotations)
+    build_demo_data(config.demo.root, importer=_import_annotations, cleaner=_clean)
     return None
+
+
+def _clean(reviews: Path, corpus: Path) -> None:
+    """Clean a file of reviews into the text that the tokenizer and pre-training read."""
+    from align.cleaning.main import main
+
+    if main(["--input", str(reviews), "--output", str(corpus), "--workers", "1"]) != 0:
+        raise UserError("data.text", "auto", "cannot be cleaned; see the message above")
 
 
 def _import_annotations(export: Path, preferences: Path) -> None:

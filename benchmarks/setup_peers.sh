@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Venvs of the peers, each with the versions it wants, under benchmarks/.venvs (ignored by git).
-#   bash benchmarks/setup_peers.sh [trl112] [llamafactory] [swift]      (default: all)
+#   bash benchmarks/setup_peers.sh [trl112] [llamafactory] [swift] [datatrove]   (default: all)
 # Torch first, as the wheel for this machine: on Linux without an NVIDIA GPU pip would otherwise
 # take the CUDA build of several GB. TORCH=torch==2.13.0 and PYTHON=python3 can be given.
 set -euo pipefail
@@ -35,7 +35,13 @@ swift() {
   .venvs/swift/bin/python -c 'import swift'
 }
 
-for peer in "${@:-trl112 llamafactory swift}"; do
+datatrove() {  # cleaning only: no torch. Its hashing passes strings, which xxhash 4 refuses.
+  [ -x .venvs/datatrove/bin/python ] || "$PYTHON" -m venv .venvs/datatrove
+  .venvs/datatrove/bin/python -m pip install -q datatrove==0.10.1 ftfy orjson nltk spacy tokenizers regex "xxhash<4"
+  .venvs/datatrove/bin/python -c 'import datatrove.pipeline.dedup, datatrove.pipeline.filters'
+}
+
+for peer in "${@:-trl112 llamafactory swift datatrove}"; do
   for name in $peer; do
     echo "== $name"
     "$name" || { echo "$name could not be installed here"; failed=1; }

@@ -105,8 +105,10 @@ def pdf_text(raw: bytes) -> str | None:
     Raises ValueError for a file that is broken or needs a password.
     """
     import io
+    import logging
 
     pypdf = _library("pypdf", "pdf")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a remark for every odd font
     try:
         document = pypdf.PdfReader(io.BytesIO(raw))
         if document.is_encrypted and not document.decrypt(""):

@@ -87,7 +87,10 @@ class Figures:
         )
 
     def run(self) -> np.ndarray:
-        """(D,) longest run of one character that is no space or line of dashes."""
+        """(D,) longest run of one character that is no space; 0 where it is under a fiftieth of it.
+
+        A book has a line of dashes somewhere.
+        """
         codes, classes = self.batch.codes, self.batch.classes
         begins = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
         lengths = np.diff(np.append(begins, len(codes)))
@@ -96,7 +99,7 @@ class Figures:
         few = lengths > 3
         doc = np.searchsorted(self.batch.starts, begins[few], side="right") - 1
         np.maximum.at(longest, doc, lengths[few])
-        return longest
+        return np.where(longest > self.batch.sizes / 50, longest, 0)
 
     def urls(self) -> np.ndarray:
         """(D,) share of characters inside URLs."""

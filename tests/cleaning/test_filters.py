@@ -76,6 +76,12 @@ def test_a_limit_that_is_given(reason, text, limits):
     assert reasons(text, rules="none", **dict.fromkeys(limits, 0)) == [None]
 
 
+def test_a_long_text_may_have_a_line_of_dashes():
+    table = "\n".join(f"{w}性的东西在这里说明" for w in "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉")
+    assert reasons(table * 9 + "-" * 30, max_repeated=0, max_top_ngram=0) == [None]
+    assert reasons("很好" + "-" * 30 + table[:40]) == ["long_run"]
+
+
 def test_web_rules_keep_an_article_and_drop_a_menu():
     subjects = (
         "The mayor",
