@@ -85,6 +85,15 @@ def peer(python: str, files: Path, work: Path, language: str, near: bool) -> dic
     return {"seconds": seconds, "kept": json.loads(done.stdout.splitlines()[-1])["kept"]}
 
 
+def text_bytes(folder: Path) -> int:
+    """UTF-8 bytes of all texts."""
+    total = 0
+    for path in folder.glob("*.jsonl"):
+        with path.open(encoding="utf-8") as file:
+            total += sum(len(json.loads(line)["text"].encode()) for line in file)
+    return total
+
+
 def main() -> int:
     """Print one row for each language and task."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -105,15 +114,17 @@ def main() -> int:
             if not args.files:
                 files.mkdir()
                 make(files, language, args.megabytes)
-            size = sum(len(json.loads(line)["text"].encode())
-                       for f in files.glob("*.jsonl") for line in open(f, encoding="utf-8"))  # fmt: skip
+            size = text_bytes(files)
             for near in (False, True):
                 mine = ours(files, folder / f"ours{near}", near)
                 theirs = peer(args.python, files, folder / f"peer{near}", language, near)
                 speed, other = (size / 1e6 / s["seconds"] for s in (mine, theirs))
                 task = "filter + near duplicates" if near else "normalise + filter"
-                print(f"| {language}, {size / 1e6:.0f} MB | {task} | {speed:.2f} | {other:.2f} | "
-                      f"{speed / other:.1f} | {mine['kept']} | {theirs['kept']} |", flush=True)  # fmt: skip
+                print(
+                    f"| {language}, {size / 1e6:.0f} MB | {task} | {speed:.2f} | {other:.2f} "
+                    f"| {speed / other:.1f} | {mine['kept']} | {theirs['kept']} |",
+                    flush=True,
+                )
     return 0
 
 

@@ -142,14 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_texts(path: str | Path, limit: int) -> list[str]:
-    """The first `limit` non-empty texts of a corpus file. UserError when there is none."""
-    if not Path(path).is_file():
+    """The first `limit` non-empty texts of a file, or of a corpus's held-out shards."""
+    if not Path(path).exists():
         raise UserError("--texts", str(path), "no such file", "check the path")
     from itertools import islice
 
     from align.data.corpus import iter_texts
 
-    texts = list(islice((t for t in iter_texts(path) if t.strip()), limit))
+    texts = list(islice((t for t in iter_texts(path, "validation") if t.strip()), limit))
     if not texts:
         raise UserError("--texts", str(path), "holds no text", "give one paragraph a line")
     return texts

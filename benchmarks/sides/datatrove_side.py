@@ -1,4 +1,4 @@
-"""datatrove's cleaning of a folder of JSON lines, in its own venv: seconds and documents, as JSON."""
+"""datatrove's cleaning of a folder of JSON lines, in its own venv: prints seconds and documents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
 
     def run(*steps: object) -> None:
-        LocalPipelineExecutor(pipeline=list(steps), tasks=1, workers=1, skip_completed=False).run()
+        LocalPipelineExecutor(
+            pipeline=list(steps),
+            tasks=1,
+            workers=1,
+            skip_completed=False,
+            logging_dir=f"{work}/logs",
+        ).run()
 
     start = time.perf_counter()
     clean = f"{work}/clean"
@@ -63,6 +69,7 @@ def main() -> None:
                 workers=1,
                 local_tasks=1,
                 local_rank_offset=bucket,
+                logging_dir=f"{work}/logs",
                 skip_completed=False,
             ).run()
         run(MinhashDedupCluster(f"{work}/buckets", f"{work}/ids", config=config))

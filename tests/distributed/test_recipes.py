@@ -126,9 +126,10 @@ def test_a_tool_runs_once_under_two_processes(tmp_path):
         config_file("cpu2"),
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    kept = (tmp_path / "out" / "corpus.txt").read_text().splitlines()
-    assert sorted(kept) == ["A quiet room with a good breakfast.", "房间很干净，早餐也不错。"]
-    assert done.stdout.count("kept 2 paragraphs") == 1
+    rows = (tmp_path / "out" / "train-00000.jsonl").read_text().splitlines()
+    texts = sorted(json.loads(row)["text"] for row in rows)
+    assert texts == ["A quiet room with a good breakfast.", "房间很干净，早餐也不错。"]
+    assert done.stdout.count("kept 2 documents") == 1
 
 
 def test_a_checkpoint_has_the_files_of_both_ranks_and_says_so(pair):

@@ -177,7 +177,7 @@ def test_the_report_opens_offline(runs, page):
 
 
 def test_what_the_tools_write(runs):
-    assert (runs / "clean" / "corpus.txt").read_text(encoding="utf-8").strip()
+    assert (runs / "clean" / "train-00000.jsonl").read_text(encoding="utf-8").strip()
     groups = rr.rows(runs / "annotations" / "preferences.jsonl")
     assert all({"prompt", "candidates", "judgements"} <= set(group) for group in groups)
     figures = json.loads((runs / "sft" / "eval" / "evaluation.json").read_text(encoding="utf-8"))
