@@ -1,42 +1,156 @@
-"""The tokenizer stage: text in, a run directory with `final/` out."""
+"""The tokenizer stage: text in, a run directory with `final/` and a report out."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align import launch_env
+from align.config_tokenizer import SENTENCEPIECE
 
 if TYPE_CHECKING:
     from align.config import Config
 
+# Paragraphs that the figures are taken on, and those whose tokens the report shows.
+MEASURED, SHOWN = 20_000, 4
+# Without held-out text the figures are those of the text learned from.
+_OWN_MEASURED = 2000
+
 
 def train(config: Config) -> dict[str, float]:
-    """Learn the vocabulary on rank 0 and return how well it fits the text."""
+    """Learn or extend the vocabulary on rank 0 and return how well it fits the text.
+
+    `final/` appears whole or not at all.
+    """
     if launch_env.rank() != 0:
         return {}
-    from align.data.tokenizer import compression, save_tokenizer, train_tokenizer
+    from align.data.tokenizer import save_tokenizer
+    from align.files import whole_folder
+
+    run_dir, used = Path(config.train.output_dir), Counting()
+    with whole_folder(run_dir / "final") as target:
+        if config.tokenizer.extend is None:
+            learned = _learn(config, used)
+            save_tokenizer(learned, target)
+            before = {}
+        else:
+            before = _extend(config, used, target)
+        metrics = _measure(config, target, run_dir, before)
+    _write_counts(config, run_dir, used.number)
+    return metrics
+
+
+class Counting:
+    """The texts of data.text, and how many were read."""
+
+    number = 0
+
+    def texts(self, config: Config) -> Iterator[str]:
+        """Yield them once."""
+        from align.fresh import paragraphs
+
+        assert config.data.text is not None  # config_checks asks for it
+        for text in paragraphs(config.data.text, "data.text"):
+            self.number += 1
+            yield text
+
+
+def _say(text: str) -> None:
+    from align.prerequisites import say
+
+    say(f"tokenizer: {text}")
+
+
+def _seed(config: Config) -> int:
+    return int(config.train.args.get("seed", 42))
+
+
+def _learn(config: Config, used: Counting) -> Any:
+    from align.data.tokenizer import learn_tokenizer
+
+    return learn_tokenizer(
+        used.texts(config),
+        config.tokenizer,
+        seed=_seed(config),
+        model_max_length=config.data.max_length,
+        chat_template=config.data.chat_template or "chatml",
+        say=_say,
+    )
+
+
+def _extend(config: Config, used: Counting, target: Path) -> dict[str, Any]:
+    """Write the extended tokenizer, and model where the base has one; return {base: tokenizer}."""
+    from align.data.tokenizer_extend import extend_folder
+
+    base = extend_folder(
+        used.texts(config),
+        config.tokenizer,
+        target,
+        seed=_seed(config),
+        chat_template=config.data.chat_template,
+        say=_say,
+    )
+    return {f"base {config.tokenizer.extend}": base}
+
+
+def _measure(
+    config: Config, folder: Path, run_dir: Path, before: dict[str, Any]
+) -> dict[str, float]:
+    """Figures of the tokenizer as it was written and of those it is compared with."""
+    from align.checkpoints import read_tokenizer
+    from align.data.tokenizer_statistics import compare, language_of, shown_tokens
     from align.files import write_atomic
     from align.fresh import paragraphs
 
-    assert config.data.text is not None  # config_checks asks for it
+    tokenizers = {"this": read_tokenizer(folder), **before}
+    tokenizers |= {path: read_tokenizer(path) for path in config.tokenizer.compare_with}
+    data = config.data
+    field = "validation" if data.validation else "text"
+    path, limit = getattr(data, field), MEASURED if data.validation else _OWN_MEASURED
     settings = config.tokenizer
-    texts = list(paragraphs(config.data.text, "data.text"))
-    tokenizer = train_tokenizer(
-        texts,
-        settings.vocab_size,
-        min_frequency=settings.min_frequency,
-        model_max_length=config.data.max_length,
-        chat_template=config.data.chat_template,
-    )
-    run_dir = Path(config.train.output_dir)
-    save_tokenizer(tokenizer, run_dir / "final")
-    heldout = config.data.validation
-    held_out = paragraphs(heldout, "data.validation") if heldout else texts[:2000]
-    metrics = compression(tokenizer, held_out)
-    metrics["vocab_size"] = float(len(tokenizer))
+    unknowns = settings.kind in SENTENCEPIECE and not settings.byte_fallback
+    exact = [] if settings.extend or unknowns else ["this"]
+    texts = itertools.islice(paragraphs(path, f"data.{field}"), limit)
+    sums = compare(tokenizers, texts, exact)
+    shown: dict[str, list[str]] = {}
+    for text in itertools.islice(paragraphs(path, f"data.{field}"), limit):
+        some = shown.setdefault(language_of(text), [])
+        if len(some) < SHOWN:
+            some.append(text)
+    rates = {
+        name: {lang: f.rates(len(tokenizers[name])) for lang, f in by_language.items()}
+        | {"vocabulary": len(tokenizers[name]), "changed": by_language["all"].changed}
+        for name, by_language in sums.items()
+    }
+    report = {
+        "measured_on": f"{sums['this']['all'].texts:,} paragraphs of {path}",
+        "held_out": bool(data.validation),
+        "texts": {lang: f.texts for lang, f in sums["this"].items()},
+        "rates": rates,
+        "samples": [
+            {"language": lang, "tokens": {n: shown_tokens(t, text) for n, t in tokenizers.items()}}
+            for lang, texts in sorted(shown.items())
+            for text in texts
+        ],
+    }
+    text = json.dumps(report, ensure_ascii=False) + "\n"
+    write_atomic(run_dir / "tokenizer_report.json", text)
+    metrics: dict[str, float] = dict(rates["this"]["all"])
+    metrics["vocab_size"] = float(len(tokenizers["this"]))
+    for language, values in rates["this"].items():
+        if isinstance(values, dict) and language != "all":
+            metrics[f"fertility/{language}"] = values["fertility"]
+    for name in before:
+        metrics["base_fertility"] = rates[name]["all"]["fertility"]
     write_atomic(run_dir / "metrics.jsonl", json.dumps({"step": 1, **metrics}) + "\n")
-    counts = [{"file": config.data.text, "used": len(texts), "dropped": {}, "truncated": 0}]
-    write_atomic(run_dir / "data_counts.json", json.dumps(counts, ensure_ascii=False) + "\n")
     return metrics
+
+
+def _write_counts(config: Config, run_dir: Path, used: int) -> None:
+    from align.files import write_atomic
+
+    counts = [{"file": config.data.text, "used": used, "dropped": {}, "truncated": 0}]
+    write_atomic(run_dir / "data_counts.json", json.dumps(counts, ensure_ascii=False) + "\n")
