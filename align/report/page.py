@@ -64,13 +64,13 @@ def sample_store(
 def write_page(path: Path, **content: Any) -> Path:
     """Render the template and replace `path` in one step.
 
-    content: title, subtitle, verdict and whatever of stats, table, sections, samples, blocks,
+    content: title, subtitle, verdict and whatever of stats, table, sections, tokens, samples, blocks,
     footer there is; absent parts are left out.
     """
     from jinja2 import Environment
 
     env = Environment(autoescape=True, trim_blocks=True)
-    parts: dict[str, Any] = {"stats": [], "table": None, "sections": [], "samples": None}
+    parts: dict[str, Any] = {"stats": [], "table": None, "sections": [], "tokens": [], "samples": None}
     html = env.from_string(asset("page.html")).render(
         css=Markup(asset("style.css")),
         js=Markup(asset("page.js")),
