@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MEASURED, SHOWN = 20_000, 4
 # Without held-out text the figures are those of the text learned from.
 _OWN_MEASURED = 2000
+OWN = "this"
 
 
 def train(config: Config) -> dict[str, float]:
@@ -99,54 +100,68 @@ def _extend(config: Config, used: Counting, target: Path) -> dict[str, Any]:
 def _measure(
     config: Config, folder: Path, run_dir: Path, before: dict[str, Any]
 ) -> dict[str, float]:
-    """Figures of the tokenizer as it was written and of those it is compared with."""
+    """Write the figures of the tokenizer as it was saved, and of those it is compared with."""
     from align.checkpoints import read_tokenizer
-    from align.data.tokenizer_statistics import compare, language_of, shown_tokens
+    from align.data.tokenizer_statistics import compare
     from align.files import write_atomic
-    from align.fresh import paragraphs
 
-    tokenizers = {"this": read_tokenizer(folder), **before}
-    tokenizers |= {path: read_tokenizer(path) for path in config.tokenizer.compare_with}
-    data = config.data
-    field = "validation" if data.validation else "text"
-    path, limit = getattr(data, field), MEASURED if data.validation else _OWN_MEASURED
     settings = config.tokenizer
+    tokenizers = {OWN: read_tokenizer(folder), **before}
+    tokenizers |= {path: read_tokenizer(path) for path in settings.compare_with}
     unknowns = settings.kind in SENTENCEPIECE and not settings.byte_fallback
-    exact = [] if settings.extend or unknowns else ["this"]
-    texts = itertools.islice(paragraphs(path, f"data.{field}"), limit)
-    sums = compare(tokenizers, texts, exact)
-    shown: dict[str, list[str]] = {}
-    for text in itertools.islice(paragraphs(path, f"data.{field}"), limit):
-        some = shown.setdefault(language_of(text), [])
-        if len(some) < SHOWN:
-            some.append(text)
+    exact = [] if settings.extend or unknowns else [OWN]
+    sums = compare(tokenizers, _texts(config), exact)
     rates = {
-        name: {lang: f.rates(len(tokenizers[name])) for lang, f in by_language.items()}
-        | {"vocabulary": len(tokenizers[name]), "changed": by_language["all"].changed}
-        for name, by_language in sums.items()
+        name: {language: fit.rates(len(tokenizers[name])) for language, fit in fits.items()}
+        for name, fits in sums.items()
     }
+    counts = {name: len(t) for name, t in tokenizers.items()}
     report = {
-        "measured_on": f"{sums['this']['all'].texts:,} paragraphs of {path}",
-        "held_out": bool(data.validation),
-        "texts": {lang: f.texts for lang, f in sums["this"].items()},
+        "measured_on": f"{sums[OWN]['all'].texts:,} paragraphs of {_measured(config)}",
+        "held_out": bool(config.data.validation),
+        "texts": {language: fit.texts for language, fit in sums[OWN].items()},
+        "vocabulary": counts,
+        "changed": {name: fits["all"].changed for name, fits in sums.items()},
         "rates": rates,
-        "samples": [
-            {"language": lang, "tokens": {n: shown_tokens(t, text) for n, t in tokenizers.items()}}
-            for lang, texts in sorted(shown.items())
-            for text in texts
-        ],
+        "samples": _samples(config, tokenizers),
     }
     text = json.dumps(report, ensure_ascii=False) + "\n"
     write_atomic(run_dir / "tokenizer_report.json", text)
-    metrics: dict[str, float] = dict(rates["this"]["all"])
-    metrics["vocab_size"] = float(len(tokenizers["this"]))
-    for language, values in rates["this"].items():
-        if isinstance(values, dict) and language != "all":
-            metrics[f"fertility/{language}"] = values["fertility"]
-    for name in before:
-        metrics["base_fertility"] = rates[name]["all"]["fertility"]
+    metrics = rates[OWN]["all"] | {"vocab_size": float(counts[OWN])}
+    languages = [language for language in rates[OWN] if language != "all"]
+    metrics |= {f"fertility/{name}": rates[OWN][name]["fertility"] for name in languages}
+    metrics |= {"base_fertility": rates[name]["all"]["fertility"] for name in before}
     write_atomic(run_dir / "metrics.jsonl", json.dumps({"step": 1, **metrics}) + "\n")
     return metrics
+
+
+def _measured(config: Config) -> str:
+    """The file that the figures are taken on: held-out text where there is some."""
+    return str(config.data.validation or config.data.text)
+
+
+def _texts(config: Config) -> Iterator[str]:
+    """The first paragraphs of that file."""
+    from align.fresh import paragraphs
+
+    field, limit = ("validation", MEASURED) if config.data.validation else ("text", _OWN_MEASURED)
+    return itertools.islice(paragraphs(_measured(config), f"data.{field}"), limit)
+
+
+def _samples(config: Config, tokenizers: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tokens of the first few paragraphs of each language under each tokenizer."""
+    from align.data.tokenizer_statistics import language_of, shown_tokens
+
+    shown: dict[str, list[str]] = {}
+    for text in _texts(config):
+        some = shown.setdefault(language_of(text), [])
+        if len(some) < SHOWN:
+            some.append(text)
+    return [
+        {"language": name, "tokens": {n: shown_tokens(t, text) for n, t in tokenizers.items()}}
+        for name, texts in sorted(shown.items())
+        for text in texts
+    ]
 
 
 def _write_counts(config: Config, run_dir: Path, used: int) -> None:

@@ -78,8 +78,9 @@ def add_rows(model: Any, parts: Mapping[int, Sequence[int]]) -> None:
     tables = [inputs.weight]
     if outputs is not None and outputs.weight is not inputs.weight:
         tables.append(outputs.weight)
-    if getattr(outputs, "bias", None) is not None:
-        tables.append(outputs.bias)
+    bias = getattr(outputs, "bias", None)
+    if bias is not None:
+        tables.append(bias)
     with torch.no_grad():
         for table in tables:
             everything = table[:used].float().mean(0)

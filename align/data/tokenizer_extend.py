@@ -124,9 +124,7 @@ def extend_backend(
     tree = json.loads(backend.to_str())
     taken = backend.get_vocab(with_added_tokens=True)
     size = max(taken.values()) + 1
-    own = [
-        s for s in (*settings.control_symbols, *settings.user_defined_symbols) if s not in taken
-    ]
+    own = [s for s in (*settings.control_symbols, *settings.user_defined_symbols) if s not in taken]
     room = settings.vocab_size - size - len(own)
     if room <= 0:
         reason = f"is not above the {size + len(own)} entries that {settings.extend} has"

@@ -95,9 +95,7 @@ def _train(written: Counter[str], wanted: int, min_frequency: int) -> tuple[Any,
     return learner, learner.get_vocab_size() < letters + wanted
 
 
-def _kept(
-    learner: Any, names: dict[int, str], taken: set[str], room: int, longest: int
-) -> More:
+def _kept(learner: Any, names: dict[int, str], taken: set[str], room: int, longest: int) -> More:
     """The first merges that give tokens which are new and not too long, built of such tokens."""
     more, place, spelled = More(), {}, {chr(_FIRST + i): name for i, name in names.items()}
     for merge in json.loads(learner.to_str())["model"]["merges"]:

@@ -95,7 +95,9 @@ def trainable(text: str, limit: int) -> Iterator[str]:
 
 def no_text() -> UserError:
     """Return the error of an empty corpus."""
-    return UserError("data.text", "the texts", "there is no text in them", "Give text to learn from")
+    return UserError(
+        "data.text", "the texts", "there is no text in them", "Give text to learn from"
+    )
 
 
 def too_large(asked: int, most: int, note: str = "") -> UserError:
@@ -108,7 +110,9 @@ def too_large(asked: int, most: int, note: str = "") -> UserError:
 
 def too_small(asked: int, least: int, what: str) -> UserError:
     """Return the error of a vocabulary without room for what must be in it."""
-    return UserError("tokenizer.vocab_size", asked, f"{what} take {least}", f"Use more than {least}")
+    return UserError(
+        "tokenizer.vocab_size", asked, f"{what} take {least}", f"Use more than {least}"
+    )
 
 
 def wrap(

@@ -142,9 +142,10 @@ def _explained(error: RuntimeError, asked: int) -> Exception:
 
 
 def _round_scores(proto: bytes) -> bytes:
-    from sentencepiece import sentencepiece_model_pb2
+    from sentencepiece import sentencepiece_model_pb2 as messages
 
-    model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+    # Its classes are made when it is imported.
+    model: Any = vars(messages)["ModelProto"].FromString(proto)
     for piece in model.pieces:
         piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
     return model.SerializeToString(deterministic=True)
@@ -203,9 +204,7 @@ def _bpe(names: list[str], plain: dict[int, str], settings: Tokenizer) -> Any:
     )
 
 
-def _unigram(
-    names: list[str], plain: dict[int, str], processor: Any, settings: Tokenizer
-) -> Any:
+def _unigram(names: list[str], plain: dict[int, str], processor: Any, settings: Tokenizer) -> Any:
     from tokenizers import models
 
     scores = {i: processor.GetScore(i) for i in plain}

@@ -145,9 +145,7 @@ def shown_tokens(tokenizer: Any, text: str) -> list[tuple[str, str]]:
     A token that is part of a character shows the character once, then "·".
     """
     text = text[:_SHOWN_CHARACTERS]
-    encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     names = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
     out, end = [], 0
     triples = zip(names, encoded["input_ids"], encoded["offset_mapping"], strict=True)

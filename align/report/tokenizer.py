@@ -56,17 +56,17 @@ def _languages(report: dict[str, Any]) -> list[str]:
 
 
 def _verdict(report: dict[str, Any], names: dict[str, str]) -> Verdict:
-    own = report["rates"]["this"]
-    rates, texts = own["all"], report["texts"]["all"]
+    rates, texts = report["rates"]["this"]["all"], report["texts"]["all"]
+    entries, changed = report["vocabulary"]["this"], report["changed"]["this"]
     fertility = charts.number(rates["fertility"])
-    verdict = Verdict(f"{own['vocabulary']:,} entries, {fertility} tokens a character", "good")
+    verdict = Verdict(f"{entries:,} entries, {fertility} tokens a character", "good")
     for name, other in report["rates"].items():
         if name != "this" and rates["tokens"] and other["all"]["tokens"]:
             change = rates["tokens"] / other["all"]["tokens"] - 1
             words = "fewer" if change < 0 else "more"
             verdict.add("info", f"{abs(change):.1%} {words} tokens than {names[name]}.")
-    if own["changed"]:
-        verdict.add("warn", f"{own['changed']} of {texts} texts do not come back exactly.")
+    if changed:
+        verdict.add("warn", f"{changed} of {texts} texts do not come back exactly.")
     if rates["unknown_rate"]:
         verdict.add("warn", f"{rates['unknown_rate']:.2%} of the tokens are unknown.")
     if rates["vocabulary_coverage"] < _LITTLE_USED:
