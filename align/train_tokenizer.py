@@ -130,7 +130,8 @@ def _measure(
     metrics = rates[OWN]["all"] | {"vocab_size": float(counts[OWN])}
     languages = [language for language in rates[OWN] if language != "all"]
     metrics |= {f"fertility/{name}": rates[OWN][name]["fertility"] for name in languages}
-    metrics |= {"base_fertility": rates[name]["all"]["fertility"] for name in before}
+    for name in before:
+        metrics["base_fertility"] = rates[name]["all"]["fertility"]
     write_atomic(run_dir / "metrics.jsonl", json.dumps({"step": 1, **metrics}) + "\n")
     return metrics
 

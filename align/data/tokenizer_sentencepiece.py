@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def learn(
     stream = _stream(counted(sampled(texts, settings.sample_sentences, seed), say), first)
     proto = _train(stream, settings)
     if settings.kind == "unigram":
-        proto = _round_scores(proto)
+        proto = round_scores(proto)
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(proto)
     tokenizer = convert(processor, settings, model_max_length)
@@ -141,14 +142,48 @@ def _explained(error: RuntimeError, asked: int) -> Exception:
     return error
 
 
-def _round_scores(proto: bytes) -> bytes:
-    from sentencepiece import sentencepiece_model_pb2 as messages
+def round_scores(proto: bytes) -> bytes:
+    """Return a serialised model with every piece's score rounded to `SCORE_STEP`, in place.
 
-    # Its classes are made when it is imported.
-    model: Any = vars(messages)["ModelProto"].FromString(proto)
-    for piece in model.pieces:
-        piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
-    return model.SerializeToString(deterministic=True)
+    The package's own message classes need a protobuf as new as the one they were made with, which
+    other packages may not allow. A ModelProto holds its pieces as field 1, a piece its score as
+    field 2, a 32-bit float (sentencepiece_model.proto).
+    """
+    out = bytearray(proto)
+    for number, start, stop in _fields(proto, 0, len(proto)):
+        if number == 1:
+            for inner, at, _ in _fields(proto, start, stop):
+                if inner == 2:
+                    (score,) = struct.unpack_from("<f", proto, at)
+                    struct.pack_into("<f", out, at, round(score / SCORE_STEP) * SCORE_STEP)
+    return bytes(out)
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, stop) of the fields of one protobuf message."""
+    while at < end:
+        tag, at = _varint(data, at)
+        kind, start = tag & 7, at
+        if kind == 0:
+            _, at = _varint(data, at)
+        elif kind == 2:
+            size, start = _varint(data, at)
+            at = start + size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a protobuf field of kind {kind}")
+        yield tag >> 3, start, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
 
 
 def convert(processor: Any, settings: Tokenizer, model_max_length: int) -> Any:
