@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import launch_env
+from align.config_errors import UserError
 from align.config_tokenizer import SENTENCEPIECE
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Counting:
         for text in paragraphs(config.data.text, "data.text"):
             self.number += 1
             yield text
+        if not self.number:
+            raise UserError("data.text", config.data.text, "holds no text", "Give a file with text")
 
 
 def _say(text: str) -> None:
