@@ -92,7 +92,11 @@ def test_symbols_are_one_token_and_control_symbols_special(kind):
     tokenizer = learn(kind).tokenizer
     ids = ids_of(tokenizer, "去酒店<工具>吧<|tool|>")
     names = tokenizer.convert_ids_to_tokens(ids)
-    assert [n for n in names if n in ("酒店", "<工具>", "<|tool|>")] == ["酒店", "<工具>", "<|tool|>"]
+    assert [n for n in names if n in ("酒店", "<工具>", "<|tool|>")] == [
+        "酒店",
+        "<工具>",
+        "<|tool|>",
+    ]
     assert "<|tool|>" in tokenizer.all_special_tokens
     assert tokenizer.decode(ids, skip_special_tokens=True) == "去酒店<工具>吧"
 
@@ -254,9 +258,7 @@ def test_the_template_marks_what_the_assistant_said():
         tt.mixed(600), Tokenizer(vocab_size=1800, character_coverage=0.98), chat_template="chatml"
     ).tokenizer
     turns = [{"role": "user", "content": "你好 hi"}, {"role": "assistant", "content": "好的 ok"}]
-    out = tokenizer.apply_chat_template(
-        turns, return_dict=True, return_assistant_tokens_mask=True
-    )
+    out = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
     pairs = zip(out["input_ids"], out["assistant_masks"], strict=True)
     said = [i for i, mask in pairs if mask]
     assert tokenizer.decode(said) == "好的 ok<|im_end|>"
