@@ -1,4 +1,4 @@
-"""Extending a base: old ids keep their meaning, new tokens are merges of old ones, rows are means."""
+"""Extending a base: old ids keep their meaning, new tokens are merges, new rows are means."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_a_size_that_adds_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"not above the {SIZE} entries") as caught:
         extend(base, tmp_path / "new", size=SIZE)
     assert caught.value.field == "tokenizer.vocab_size"
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no fast tokenizer"):
-        (tmp_path / "empty").mkdir()
         extend(tmp_path / "empty", tmp_path / "new")
 
 

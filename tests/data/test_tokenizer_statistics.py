@@ -67,7 +67,8 @@ def test_sums_by_language_add_up():
     ("text", "language"),
     [
         ("房间很好 ok", "zh"), ("The room 房", "latin"), ("Größe naïve", "latin"),
-        ("部屋はとてもきれい", "ja"), ("東京都庁 の", "ja"), ("房间と", "ja"), ("방이 깨끗해요", "ko"),
+        ("部屋はとてもきれい", "ja"), ("東京都庁 の", "ja"), ("房间と", "ja"),
+        ("방이 깨끗해요", "ko"),
         ("Комната чистая", "cyrillic"), ("الغرفة نظيفة", "arabic"), ("कमरा", "other"),
         ("123 !", "other"), ("", "other"),
     ],

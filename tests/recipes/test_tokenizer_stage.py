@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -12,13 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import recipe_runs as rr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+ZH = (("酒店", "房间", "早餐", "服务"), ("位置", "价格", "味道"), ("下次还来", "不错", "值得推荐"))
+EN = (("room", "staff", "breakfast", "price"), ("good", "bad", "clean"), ("cheap", "near", "kind"))
 TEXT = [
-    f"{a}的{b}很好，{c}。" for a in ("酒店", "房间", "早餐", "服务") for b in ("位置", "价格", "味道")
-    for c in ("下次还来", "不错", "值得推荐")
-] + [
-    f"the {a} was {b} and {c}" for a in ("room", "staff", "breakfast", "price")
-    for b in ("good", "bad", "clean") for c in ("cheap", "near the station", "kind")
-]  # fmt: skip
+    *(f"{a}的{b}很好，{c}。" for a, b, c in itertools.product(*ZH)),
+    *(f"the {a} was {b} and {c}" for a, b, c in itertools.product(*EN)),
+]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def corpus(tmp_path) -> Path:
 def run(tmp_path, corpus, *words):
     """Exit code of the recipe with a configuration of its own."""
     file = tmp_path / "c.yaml"
-    file.write_text("data: {text: %s, max_length: 64}\n" % json.dumps(str(corpus)), "utf-8")
+    file.write_text(json.dumps({"data": {"text": str(corpus), "max_length": 64}}), "utf-8")
     out = ["--train.output_dir", str(tmp_path / "run")]
     return rr.main_of("train_tokenizer")(["--config", str(file), *out, *words])
 
