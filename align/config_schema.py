@@ -288,7 +288,7 @@ class Tokenizer:
         16, "longest learned token in characters, for byte_bpe in bytes", ge=1, le=512
     )
     extend: str | None = key(
-        None, "a model or tokenizer folder that gets further tokens; kind then is its own"
+        None, "a model or tokenizer folder that gets further tokens, also written --extend BASE"
     )
     compare_with: list[str] = key(factory=list, help="tokenizer folders that the report compares")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,12 @@ def _learn(config: Config, used: Counting) -> Any:
 
 def _extend(config: Config, used: Counting, target: Path) -> dict[str, Any]:
     """Write the extended tokenizer, and model where the base has one; return {base: tokenizer}."""
+    import torch
+
     from align.data.tokenizer_extend import extend_folder
 
+    if not torch.accelerator.is_available():  # deepspeed else warns when a model is loaded
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     base = extend_folder(
         used.texts(config),
         config.tokenizer,

@@ -41,8 +41,8 @@ def learn(
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     fixed = len(names) + len(alphabet)
     if settings.vocab_size <= fixed:
-        what = f"{len(names)} special and own tokens and 256 bytes alone"
-        raise too_small(settings.vocab_size, fixed, what)
+        what = f"{len(names)} special and own tokens and 256 bytes alone take {fixed}"
+        raise too_small(settings.vocab_size, fixed + 1, what)
     backend = Backend(models.BPE())
     backend.pre_tokenizer = _pre_tokenizer(settings.split_digits)
     trainer = trainers.BpeTrainer(

@@ -47,7 +47,8 @@ def train_tokenizer(
     Raises UserError when the texts are empty, or cannot fill vocab_size (it names the maximum).
     """
     if vocab_size <= FIXED:
-        raise too_small(vocab_size, FIXED, f"{len(SPECIALS)} special tokens and 256 bytes alone")
+        what = f"{len(SPECIALS)} special tokens and 256 bytes alone take {FIXED}"
+        raise too_small(vocab_size, FIXED + 1, what)
     room = vocab_size - FIXED
     vocab, merges = _learn(list(texts), room, min_frequency, max_token_length)
     if len(vocab) < room:

@@ -82,7 +82,8 @@ def extend_folder(
 
         prepare_tokenizer(tokenizer, chat_template)
         tokenizer.save_pretrained(target)
-    extend_model(base_path, target, new.parts, say)
+    if extend_model(base_path, target, new.parts, say) and say:
+        _tell_of_auto(target, tokenizer, first, say)
     return base
 
 
@@ -268,6 +269,25 @@ def _save(
         shown = f"{wrong[0]!r}" if wrong else f"{len(tokenizer)} entries"
         raise RuntimeError(f"the extended tokenizer is read back with other ids ({shown})")
     return tokenizer
+
+
+def _tell_of_auto(
+    target: Path, tokenizer: Any, texts: list[str], say: Callable[[str], None]
+) -> None:
+    """Say so where AutoTokenizer builds another tokenizer, as it does beside Qwen2 models.
+
+    It then goes by the model's type (transformers 5.24); `align.checkpoints.read_tokenizer` does
+    not, but a server may.
+    """
+    from transformers import AutoTokenizer
+
+    auto = AutoTokenizer.from_pretrained(str(target))
+    for text in texts:
+        ids = [t(text, add_special_tokens=False, verbose=False) for t in (auto, tokenizer)]
+        if ids[0]["input_ids"] != ids[1]["input_ids"]:
+            kind = type(auto).__name__
+            say(f"warning: AutoTokenizer reads {target.name} as {kind}, with other ids")
+            return
 
 
 def _check_ids(base: Any, tokenizer: Any, new: Extension, texts: list[str], kind: str) -> None:

@@ -109,10 +109,9 @@ def too_large(asked: int, most: int, note: str = "") -> UserError:
 
 
 def too_small(asked: int, least: int, what: str) -> UserError:
-    """Return the error of a vocabulary without room for what must be in it."""
-    return UserError(
-        "tokenizer.vocab_size", asked, f"{what} take {least}", f"Use more than {least}"
-    )
+    """Return the error of a vocabulary without room for what must be in it; least: what works."""
+    fix = f"Use {least} or more"
+    return UserError("tokenizer.vocab_size", asked, f"leaves no room: {what}", fix)
 
 
 def wrap(

@@ -135,8 +135,8 @@ def _explained(error: RuntimeError, asked: int) -> Exception:
         return too_large(asked, int(found[1]))
     if found := _SMALL.search(str(error)):
         least = int(found[1])
-        what = "the characters of tokenizer.character_coverage, bytes and special tokens"
-        return too_small(asked, least, what)
+        what = "the characters of tokenizer.character_coverage, bytes and special tokens take"
+        return too_small(asked, least, f"{what} {least}")
     if "sentences_.empty()" in str(error):
         return no_text()
     return error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from functools import cache
 
-ENGLISH = (
+_WORDS = (
     "the room was large and the breakfast was good but the screen of the laptop is too dark we "
     "would come back another time because staff were kind clean near station price battery heavy "
     "book story author reads well shipping took three days return policy excellent terrible"
-).split()  # noqa: SIM905 - read as text
+)
+ENGLISH = _WORDS.split()
 SIGNS = [", ", ". ", "! ", " - ", "  ", "... ", " (2008) ", ": ", " 3.5 ", "\t"]
 
 

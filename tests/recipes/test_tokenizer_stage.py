@@ -99,7 +99,7 @@ def test_an_extended_folder_is_where_training_goes_on(tmp_path, corpus):
 
 WRONG = {
     "large": (["--tokenizer.vocab_size", "9000"], ["tokenizer.vocab_size=9000", "at most", "Use "]),
-    "small": (["--tokenizer.vocab_size", "270"], ["tokenizer.vocab_size=270", "Use more than"]),
+    "small": (["--tokenizer.vocab_size", "270"], ["tokenizer.vocab_size=270", "or more"]),
     "kind": (["--tokenizer.kind", "unigramm"], ["tokenizer.kind='unigramm'", "'unigram'"]),
     "key": (["--tokenizer.vocabsize", "9"], ["Did you mean 'tokenizer.vocab_size'?"]),
     "coverage": (["--tokenizer.character_coverage", "1.5"], ["above the largest", "≤ 1"]),
