@@ -93,7 +93,12 @@ def fresh_tokenizer(config: Config) -> Any:
     if config.pretrain.tokenizer:
         return AutoTokenizer.from_pretrained(config.pretrain.tokenizer)
     texts = itertools.islice(training_texts(config), _TEXTS_READ)
-    learned = learn_tokenizer(texts, config.tokenizer, chat_template=config.data.chat_template)
+    learned = learn_tokenizer(
+        texts,
+        config.tokenizer,
+        seed=config.train.args.get("seed", 42),
+        chat_template=config.data.chat_template,
+    )
     return learned.tokenizer
 
 

@@ -53,14 +53,25 @@ class Counting:
 
     def texts(self, config: Config) -> Iterator[str]:
         """Yield them once."""
-        from align.fresh import paragraphs
-
         assert config.data.text is not None  # config_checks asks for it
-        for text in paragraphs(config.data.text, "data.text"):
+        for text in _paragraphs(config.data.text, "data.text"):
             self.number += 1
             yield text
         if not self.number:
             raise UserError("data.text", config.data.text, "holds no text", "Give a file with text")
+
+
+def _paragraphs(path: str, field: str) -> Iterator[str]:
+    """The paragraphs of a file; UserError for one that is no Unicode text."""
+    from align.fresh import paragraphs
+
+    for number, text in enumerate(paragraphs(path, field), start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            reason = f"has half a surrogate pair in text {number}, character {error.start + 1}"
+            raise UserError(field, path, reason, "Remove or correct it") from None
+        yield text
 
 
 def _say(text: str) -> None:
@@ -151,10 +162,8 @@ def _measured(config: Config) -> str:
 
 def _texts(config: Config) -> Iterator[str]:
     """The first paragraphs of that file."""
-    from align.fresh import paragraphs
-
     field, limit = ("validation", MEASURED) if config.data.validation else ("text", _OWN_MEASURED)
-    return itertools.islice(paragraphs(_measured(config), f"data.{field}"), limit)
+    return itertools.islice(_paragraphs(_measured(config), f"data.{field}"), limit)
 
 
 def _samples(config: Config, tokenizers: dict[str, Any]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from align.data.tokenizer_parts import ALPHABET_SHARE, counted, sampled, too_lar
 if TYPE_CHECKING:
     from align.config_schema import Tokenizer
 
-_CHECKED = 1000
+_CHECKED, _LONG = 1000, 10_000
 # Files of tokenizers that say what tokenizer.json says, and would say it wrongly afterwards.
 _STALE = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "vocab.txt")
 
@@ -90,7 +90,7 @@ def extend_folder(
 def _remembered(texts: Iterable[str], first: list[str]) -> Iterable[str]:
     for text in texts:
         if len(first) < _CHECKED:
-            first.append(text)
+            first.append(text[:_LONG])
         yield text
 
 

@@ -38,7 +38,7 @@ THREADS = 8
 # Scores are rounded to multiples of this: sums of them then are exact in 32 bits (sentencepiece)
 # and 64 bits (tokenizers) alike up to 65,536, and paths of equal score stay equal in both.
 SCORE_STEP = 2.0**-8
-_COMPARED = 1000
+_COMPARED, _LONG = 1000, 10_000
 _HIGH = re.compile(r"Vocabulary size too high .*value <= (\d+)")
 _SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
@@ -76,7 +76,7 @@ def _stream(texts: Iterable[str], first: list[str]) -> Iterator[str]:
     """Parts of the texts that sentencepiece takes; the first texts are kept in `first`."""
     for text in texts:
         if len(first) < _COMPARED:
-            first.append(text)
+            first.append(text[:_LONG])
         yield from trainable(text, LONGEST)
 
 

@@ -132,6 +132,17 @@ def test_an_empty_corpus_is_named(tmp_path, corpus, kind, text, capsys):
     assert not (tmp_path / "run" / "final").exists()
 
 
+def test_half_a_surrogate_pair_is_named(tmp_path, corpus, capsys):
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "好 ok"}\n{"text": "a\\ud800b"}\n', encoding="utf-8")
+    assert run(tmp_path, file, "--tokenizer.vocab_size", "380") == 2
+    assert "surrogate pair in text 2, character 2" in capsys.readouterr().err
+    words = ["--tokenizer.vocab_size", "380", "--data.validation", str(file)]
+    assert run(tmp_path, corpus, *words) == 2
+    assert "data.validation" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "final").exists()
+
+
 def test_a_size_not_above_the_bases_is_refused(tmp_path, corpus, capsys):
     base = rr.tiny_model(tmp_path / "base")
     assert run(tmp_path, corpus, "--extend", str(base), "--tokenizer.vocab_size", "400") == 2
