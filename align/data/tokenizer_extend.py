@@ -76,7 +76,9 @@ def extend_folder(
     words = count_words(backend, _remembered(chosen, first))
     tree, new = extend_backend(backend, words, settings)
     tokenizer = _save(base, tree, target, settings, new)
-    _check_ids(base, tokenizer, new, first, tree["model"]["type"])
+    # A model that ignores merges takes a whole word that it knows, however its merges would go.
+    if tree["model"]["type"] == "BPE" and not tree["model"].get("ignore_merges"):
+        _check_ids(base, tokenizer, new, first)
     if chat_template is not None:
         from align.chat import prepare_tokenizer
 
@@ -290,10 +292,8 @@ def _tell_of_auto(
             return
 
 
-def _check_ids(base: Any, tokenizer: Any, new: Extension, texts: list[str], kind: str) -> None:
+def _check_ids(base: Any, tokenizer: Any, new: Extension, texts: list[str]) -> None:
     """Undoing the new merges must give the base's own ids."""
-    if kind != "BPE":
-        return
     unknown = base.unk_token_id if base.unk_token_id != base.eos_token_id else None
     for text in texts:
         before = base(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -190,6 +190,18 @@ def test_added_tokens_outside_the_model_keep_their_ids(tmp_path):
     assert len(new) == MORE
 
 
+def test_a_base_that_prefers_whole_words_to_merges(tmp_path):
+    # As Llama 3 does.
+    folder = base_of("byte_bpe", tmp_path / "base")
+    tree = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tree["model"]["ignore_merges"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(tree), encoding="utf-8")
+    base, new = extend(folder, tmp_path / "new")
+    for text in [*LONG, *tt.chinese()[2000:2050]]:
+        assert new.decode(ids_of(new, text)) == text
+        assert len(ids_of(new, text)) <= len(ids_of(base, text))
+
+
 def test_a_wordpiece_base_gets_whole_words(tmp_path):
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
