@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
+from align.tokenizer_identity import FILE, check_trained_with
 
 
 def find_model(path: str | Path, field: str = "model") -> Path:
@@ -89,6 +90,7 @@ def load_causal_lm(
         if is_adapter(folder):
             from peft import AutoPeftModelForCausalLM
 
+            check_adapter_base(folder, field)
             model: Any = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
             model = model.merge_and_unload() if merge else model
         else:
@@ -125,6 +127,21 @@ def tokenizer_folder(folder: Path) -> str:
     from peft import PeftConfig
 
     return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+
+
+def check_adapter_base(folder: str | Path, field: str) -> None:
+    """Raise UserError if an adapter's base has another tokenizer now than it was trained with.
+
+    A base that has no tokenizer of its own says nothing.
+    """
+    from peft import PeftConfig
+
+    try:
+        base = read_tokenizer(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if (Path(folder) / FILE).is_file():
+        check_trained_with(folder, base, field)
 
 
 def _step(path: Path) -> int:

@@ -30,6 +30,8 @@ TOOLS = (
     "export_model", "demo",
 )  # fmt: skip
 SCRIPTS = {name: f"{name}.py" for name in METHODS} | {"tokenizer": "train_tokenizer.py"}
+# Options that stand for a key, as they are usually written.
+SHORT = {"extend": "tokenizer.extend"}
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "recipes" / "configs" / "demo.yaml"
 
 
@@ -122,7 +124,7 @@ def parse_argv(argv: list[str]) -> Arguments:
         if name == "--config":
             out.file = value
         elif name not in ("--local_rank", "--local-rank"):  # given by some launchers
-            out.overrides.append((name[2:], value))
+            out.overrides.append((SHORT.get(name[2:], name[2:]), value))
     return out
 
 
@@ -267,21 +269,27 @@ def resolve_paths(raw: dict[str, Any], folder: Path) -> None:
                     node[name] = os.path.normpath(folder / file) + (f":{function}" if colon else "")
 
 
-def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     names = {
         "policy": ("path",),
         "data": ("text", "sft", "preferences", "prompts", "validation", "chat_template"),
         "pretrain": ("tokenizer",),
+        "tokenizer": ("extend",),
         "ppo": ("critic_path",),
         "eval": ("prompts", "suite", "judge"),
     }
-    nodes = [(layer.get(section), keys) for section, keys in names.items()]
+    nodes: list[tuple[Any, Any]] = [(layer.get(section), keys) for section, keys in names.items()]
     rewards = layer.get("rewards")
     tools = layer.get("tools")
     for options in tools.values() if isinstance(tools, dict) else ():
         # Outputs are made relative to where the user is, so only what exists is looked up.
         nodes.append((options, tuple(options) if isinstance(options, dict) else ()))
+    section = layer.get("tokenizer")
+    compared = section.get("compare_with") if isinstance(section, dict) else None
+    nodes += [(compared, range(len(compared)))] if isinstance(compared, list) else []
     nodes += [(reward, ("path",)) for reward in (rewards if isinstance(rewards, list) else [])]
     for node, keys in nodes:
         if isinstance(node, dict):
             yield from ((node, name) for name in keys if node.get(name) not in (None, "auto"))
+        elif isinstance(node, list):
+            yield from ((node, name) for name in keys)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from align.config_errors import NO_VALUE, UserError, nearest
 from align.config_reward import check_reward
+from align.config_tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -42,6 +43,10 @@ def check_rules(config: Config) -> None:
     fresh = (None, "auto") if config.method == "pretrain" else (None,)
     if config.method in NEEDED and config.method != "tokenizer" and config.policy.path in fresh:
         _shape_rules(config)
+    if config.method == "tokenizer":
+        check_tokenizer(config.tokenizer)
+    elif config.method in NEEDED and (config.policy.path or config.pretrain.tokenizer) is None:
+        check_tokenizer(config.tokenizer, fresh=True)
     if config.method == "reward":
         check_reward(config)
     if config.method == "dpo":

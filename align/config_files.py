@@ -41,6 +41,12 @@ def check_files(config: Config) -> None:
             _model("policy.lora.path", config.policy.lora.path)
     if method == "pretrain":
         _model("pretrain.tokenizer", config.pretrain.tokenizer, files=("tokenizer*",))
+    if method == "tokenizer":
+        _template(data.chat_template)
+        base = (*_MODEL_FILES[:1], "tokenizer*")
+        _model("tokenizer.extend", config.tokenizer.extend, files=base)
+        for i, path in enumerate(config.tokenizer.compare_with):
+            _model(f"tokenizer.compare_with.{i}", path, files=base)
     if method == "ppo":
         _model("ppo.critic_path", config.ppo.critic_path)
         _file("eval.prompts", config.eval.prompts)

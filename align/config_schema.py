@@ -267,11 +267,30 @@ class Pretrain:
 
 @dataclass
 class Tokenizer:
-    """Training of a tokenizer."""
+    """Training of a tokenizer, or the extension of one."""
 
-    kind: Literal["bpe"] = key("bpe", "BPE over characters, with bytes for the rest")
+    kind: Literal["bpe", "unigram", "byte_bpe", "char_bpe"] = key(
+        "bpe", "bpe, unigram: sentencepiece; byte_bpe: BPE over bytes; char_bpe: over characters"
+    )
     vocab_size: int = key(4096, "entries, special tokens and bytes included", ge=260)
-    min_frequency: int = key(2, "a merge must occur this often", ge=1)
+    character_coverage: float = key(
+        0.9995, "share of the text's characters that get an entry (bpe, unigram)", gt=0, le=1
+    )
+    byte_fallback: bool = key(True, "a character without entry becomes bytes; false: <unk>")
+    user_defined_symbols: list[str] = key(factory=list, help="texts that are always one token")
+    control_symbols: list[str] = key(factory=list, help="further special tokens")
+    split_digits: bool = key(True, "every digit is a token (not char_bpe, which always does)")
+    sample_sentences: int | None = key(None, "paragraphs drawn to learn from; null: all", ge=1)
+    min_frequency: int = key(
+        2, "a merge must occur this often (byte_bpe, char_bpe, extend)", ge=1
+    )
+    max_token_length: int = key(
+        16, "longest learned token in characters, for byte_bpe in bytes", ge=1, le=512
+    )
+    extend: str | None = key(
+        None, "a model or tokenizer folder that gets further tokens, also written --extend BASE"
+    )
+    compare_with: list[str] = key(factory=list, help="tokenizer folders that the report compares")
 
 
 @dataclass

@@ -50,7 +50,11 @@ def dry_run(config: Config) -> int:
 def batch_lines(config: Config) -> list[str]:
     """Return the batch arithmetic as lines."""
     if config.method == "tokenizer":
-        return [f"  the whole of {config.data.text}, vocabulary {config.tokenizer.vocab_size}"]
+        settings, text = config.tokenizer, config.data.text
+        number = settings.sample_sentences
+        read = f"{number:,} paragraphs" if number else "the whole"
+        made = f"extension of {settings.extend}" if settings.extend else settings.kind
+        return [f"  {made}, vocabulary {settings.vocab_size}, from {read} of {text}"]
     args, world = config.train.args, launch_env.asked_world()
     device = args.get("per_device_train_batch_size", 8)
     accumulate = args.get("gradient_accumulation_steps", 1)

@@ -88,18 +88,18 @@ def fresh_tokenizer(config: Config) -> Any:
     """Return pretrain.tokenizer, or one trained on the texts that the method reads."""
     from transformers import AutoTokenizer
 
-    from align.data.tokenizer import train_tokenizer
+    from align.data.tokenizer import learn_tokenizer
 
     if config.pretrain.tokenizer:
         return AutoTokenizer.from_pretrained(config.pretrain.tokenizer)
-    settings = config.tokenizer
     texts = itertools.islice(training_texts(config), _TEXTS_READ)
-    return train_tokenizer(
+    learned = learn_tokenizer(
         texts,
-        settings.vocab_size,
-        min_frequency=settings.min_frequency,
+        config.tokenizer,
+        seed=config.train.args.get("seed", 42),
         chat_template=config.data.chat_template,
     )
+    return learned.tokenizer
 
 
 def training_texts(config: Config) -> Iterable[str]:

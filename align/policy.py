@@ -22,6 +22,7 @@ from align.heads import find_head, init_head
 from align.layouts import check_layout
 from align.policy_adapters import adapt, merged_adapter
 from align.policy_module import CRITIC_ADAPTER, PolicyModule, base_model
+from align.tokenizer_identity import check_trained_with, record_tokenizer
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -54,6 +55,8 @@ class Policy:
         """
         path = loading.starting_path(config)
         tokenizer = loading.load_tokenizer(path, config)
+        if config.policy.lora is not None and config.policy.lora.path:
+            check_trained_with(config.policy.lora.path, tokenizer, "policy.lora.path")
         heads = config.reward.heads if role == "reward" else 0
         trained = loading.trained_heads(path, wanted=heads)
         lm = loading.load_body(path, config, heads=heads)
@@ -143,6 +146,7 @@ class Policy:
     def _save_adapter(self, model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
         names = [n for n in model.peft_config if n != CRITIC_ADAPTER]
         model.save_pretrained(folder, selected_adapters=names, state_dict=dict(state))
+        record_tokenizer(folder, self.tokenizer)
 
     def _save_critic(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write a separate critic as a sequence classifier, any other as its own few weights."""
@@ -152,6 +156,7 @@ class Policy:
         if critic is not None and not hasattr(critic, "peft_config"):
             self._save_model(critic, folder, _below(state, "critic."))
             self.tokenizer.save_pretrained(folder)
+            record_tokenizer(folder, self.tokenizer)
             return
         own = {
             name: tensor.contiguous()
@@ -161,6 +166,7 @@ class Policy:
         if own:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(own, folder / "critic.safetensors")
+            record_tokenizer(folder, self.tokenizer)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from align.checkpoints import is_adapter, read_tokenizer, tokenizer_folder
+from align.checkpoints import (
+    check_adapter_base,
+    is_adapter,
+    read_tokenizer,
+    tokenizer_folder,
+)
 from align.config_errors import UserError
 from align.distributed import from_rank_zero, gathered, without_zero3
 from align.files import fingerprint
 from align.heads import find_head, zero_head
 from align.policy_adapters import adapt, first_line
 from align.policy_module import base_model, body_of
+from align.tokenizer_identity import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -51,6 +57,7 @@ def _merge_to(folder: Path, adapter: str) -> None:
     """Write base plus adapter to `folder`."""
     from peft import AutoPeftModelForCausalLM
 
+    check_adapter_base(adapter, "policy.path")
     with without_zero3():
         try:
             model: Any = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
@@ -232,11 +239,12 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
     trained = trained_heads(source)
     critic = load_body(source, config, heads=trained or 1)
     if source != path:
-        theirs = read_tokenizer(source)
-        if theirs.get_vocab() != tokenizer.get_vocab():
+        theirs = tokenizer_fingerprint(read_tokenizer(source))
+        if theirs != (ours := tokenizer_fingerprint(tokenizer)):
             raise UserError(
-                "ppo.critic_path", source, "has another tokenizer than the policy: a critic reads "
-                "the policy's token ids", "Use null, or a reward model trained from the same base",
+                "ppo.critic_path", source, "has another tokenizer than the policy "
+                f"(fingerprint {theirs}, not {ours}): a critic reads the policy's token ids",
+                "Use null, or a reward model trained from the same base",
             )  # fmt: skip
     critic.config.pad_token_id = tokenizer.pad_token_id
     head = find_head(critic)[1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from align.config import Config
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers",
-            "safetensors", "numpy", "deepspeed")  # fmt: skip
+            "sentencepiece", "safetensors", "numpy", "deepspeed")  # fmt: skip
 # Settings that change what is watched or kept, not what is learned.
 _WATCHING = ("output_dir", "resume", "report_to", "run_name", "disable_tqdm", "save_total_limit",
              "log_level", "project")  # fmt: skip
@@ -66,6 +66,8 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
         paths[f"data.{name}"] = getattr(data, name)
     if method != "tokenizer":
         paths["policy.path"] = config.policy.path
+    if method == "tokenizer":
+        paths["tokenizer.extend"] = config.tokenizer.extend
     if method == "pretrain":
         paths["pretrain.tokenizer"] = config.pretrain.tokenizer
     if config.policy.lora is not None:
@@ -84,7 +86,9 @@ def recipe_hash(config: Config) -> str:
     }
     relevant: dict[str, Any] = {"method": method, "data": dict(tree["data"])}
     if method == "tokenizer":
-        relevant |= {"tokenizer": tree["tokenizer"]}
+        relevant |= {"tokenizer": dict(tree["tokenizer"]), "seed": train.get("seed")}
+        for name in ("extend", "compare_with"):  # the one counts as an input, the other not at all
+            del relevant["tokenizer"][name]
     else:
         relevant |= {"policy": dict(tree["policy"]), "train": train, method: tree.get(method)}
     if method in ("pretrain",) or config.policy.path is None:

@@ -53,6 +53,15 @@ GROUPS: dict[str, dict[str, str]] = {
         "value_clip_frac": "share of values that were clipped",
         "explained_variance": "1 − Var(return − value)/Var(return); 1 is perfect, below 0 is harm",
     },
+    "Tokenizer": {
+        "fertility": "tokens a character; a name after / is a language",
+        "chars_per_token": "characters a token",
+        "bytes_per_token": "bytes of UTF-8 a token",
+        "byte_fallback_share": "share of tokens that are part of a character",
+        "unknown_rate": "share of tokens that stand for an unknown character",
+        "vocabulary_coverage": "share of the vocabulary that the measured text uses",
+        "base_fertility": "fertility of the tokenizer that was extended, on the same text",
+    },
     "Speed": {
         "time/rollout": "seconds of sampling per update",
         "time/score": "seconds of scoring per update",

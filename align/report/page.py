@@ -64,18 +64,19 @@ def sample_store(
 def write_page(path: Path, **content: Any) -> Path:
     """Render the template and replace `path` in one step.
 
-    content: title, subtitle, verdict and whatever of stats, table, sections, samples, blocks,
-    footer there is; absent parts are left out.
+    content: title, subtitle, verdict and whatever of stats, table, sections, tokens, samples,
+    blocks, footer there is; absent parts are left out.
     """
     from jinja2 import Environment
 
     env = Environment(autoescape=True, trim_blocks=True)
-    parts: dict[str, Any] = {"stats": [], "table": None, "sections": [], "samples": None}
+    lists = ("stats", "sections", "tokens", "blocks")
+    parts: dict[str, Any] = {**{name: [] for name in lists}, "table": None, "samples": None}
     html = env.from_string(asset("page.html")).render(
         css=Markup(asset("style.css")),
         js=Markup(asset("page.js")),
         nonce=secrets.token_hex(8),
-        **{**parts, "blocks": [], "footer": "", **content},
+        **{**parts, "footer": "", **content},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(path.name + ".tmp")

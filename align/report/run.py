@@ -11,6 +11,7 @@ import yaml
 
 from align.report import charts, glossary
 from align.report.page import sample_store, write_page
+from align.report.tokenizer import tokenizer_content
 from align.report.verdict import judge
 
 Curve = list[tuple[float, float]]
@@ -33,16 +34,17 @@ def write_run_report(run_dir: str | Path) -> Path:
         _text_block("Config", "config.yaml", run_dir / "config.yaml"),
         _text_block("Manifest", "manifest.json", run_dir / "manifest.json"),
     ]
+    own = _json(run_dir / "tokenizer_report.json") if method == "tokenizer" else {}
+    content: dict[str, Any] = {"verdict": judge(method, curves), "sections": _sections(curves)}
     return write_page(
         run_dir / "report.html",
         title=name if name == method else f"{name} · {method}",
         subtitle=_subtitle(config, manifest),
-        verdict=judge(method, curves),
         stats=_stats(curves, rows),
-        sections=_sections(curves),
         samples=sample_browser(read_lines(run_dir / "samples.jsonl")),
         blocks=[b for b in blocks if b],
         footer="Names are explained in docs/metrics.md.",
+        **(tokenizer_content(own) if own else content),
     )
 
 

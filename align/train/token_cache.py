@@ -23,6 +23,7 @@ import pyarrow as pa
 from align import launch_env
 from align.groups import TokenGroup
 from align.records import PairTarget
+from align.tokenizer_identity import tokenizer_fingerprint
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -136,9 +137,7 @@ def key(records: Sequence[Any], tokenizer: Any, settings: Mapping[str, Any]) -> 
     from align.chat import template_hash
 
     digest = hashlib.sha256(f"{FORMAT} {__version__} {template_hash(tokenizer)} ".encode())
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab()))
-    digest.update(words.encode())
+    digest.update(tokenizer_fingerprint(tokenizer).encode())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for record in records:
         digest.update(orjson.dumps(record, default=str, option=orjson.OPT_SORT_KEYS))

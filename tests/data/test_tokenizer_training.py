@@ -111,7 +111,7 @@ def test_too_large_a_vocabulary_names_the_maximum():
 
 
 def test_too_small_a_vocabulary_and_no_text():
-    with pytest.raises(UserError, match="more than 260"):
+    with pytest.raises(UserError, match=r"take 260\. Use 261 or more"):
         train_tokenizer(TEXTS, 260)
     with pytest.raises(UserError, match="no text"):
         train_tokenizer([], 300)

@@ -166,7 +166,7 @@ def test_without_a_tokenizer_one_is_trained_on_the_methods_own_data(tmp_path):
     row = {"instruction": "写一条酒店评论", "output": "房间很干净，服务很好。"}
     file.write_text(json.dumps(row, ensure_ascii=False) + "\n" * 1, encoding="utf-8")
     data = {"sft": str(file), "max_length": 48, "chat_template": "chatml"}
-    shape = {"vocab_size": 270, "min_frequency": 1}
+    shape = {"kind": "char_bpe", "vocab_size": 270, "min_frequency": 1}
     policy = tiny.load("sft", None, tmp_path / "run", data=data, tokenizer=shape, pretrain=FRESH)
     words = policy.tokenizer
     assert len(words) == policy.module.config.vocab_size == 270

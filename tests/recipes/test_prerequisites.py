@@ -27,7 +27,7 @@ rewards: [{{kind: model, path: auto}}]
 pretrain:
   {{arch: llama, n_embd: 32, n_layer: 2, n_head: 2, intermediate_size: 64, block_size: 64,
     tokenizer: auto}}
-tokenizer: {{vocab_size: 560, min_frequency: 1}}
+tokenizer: {{kind: char_bpe, vocab_size: 560, min_frequency: 1}}
 demo: {{root: stages}}
 """
 
