@@ -66,9 +66,10 @@ class PolicyModule(nn.Module):
         """Return the wanted tensors.
 
         logps, entropy, ref_logps, values: (N,), of the batch's predicted tokens; a value is that of
-        the position that predicts. lse: (N,), the normalisers logsumexp(logits), beside logps. end_values: (C,), at each candidate's last token. scores:
-        (C, heads). Where the batch carries a second one (batch.also) its log-probs come back as
-        "also_logps": a loss that mixes two kinds of data is still one forward for the wrapper.
+        the position that predicts. lse: (N,), the normalisers logsumexp(logits), with logps beside
+        them. end_values: (C,), at each candidate's last token. scores: (C, heads). Where the batch
+        carries a second one (batch.also) its log-probs come back as "also_logps": a loss that mixes
+        two kinds of data is still one forward for the wrapper.
         """
         unknown = set(want) - set(WANTS)
         if unknown:

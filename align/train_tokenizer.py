@@ -18,11 +18,11 @@ def train(config: Config) -> dict[str, float]:
         return {}
     from align.data.tokenizer import compression, save_tokenizer, train_tokenizer
     from align.files import write_atomic
-    from align.fresh import paragraphs
+    from align.fresh import paragraphs, training_texts
 
     assert config.data.text is not None  # config_checks asks for it
     settings = config.tokenizer
-    texts = list(paragraphs(config.data.text, "data.text"))
+    texts = list(training_texts(config))
     tokenizer = train_tokenizer(
         texts,
         settings.vocab_size,
@@ -37,6 +37,6 @@ def train(config: Config) -> dict[str, float]:
     metrics = compression(tokenizer, held_out)
     metrics["vocab_size"] = float(len(tokenizer))
     write_atomic(run_dir / "metrics.jsonl", json.dumps({"step": 1, **metrics}) + "\n")
-    counts = [{"file": config.data.text, "used": len(texts), "dropped": {}, "truncated": 0}]
+    counts = [{"file": ", ".join(config.texts), "used": len(texts), "dropped": {}, "truncated": 0}]
     write_atomic(run_dir / "data_counts.json", json.dumps(counts, ensure_ascii=False) + "\n")
     return metrics

@@ -51,10 +51,37 @@ def row_groups(row: Row, eos: int, masked: bool) -> list[TokenGroup]:
     return groups
 
 
-class TokenView:
-    """Ids [start, stop) of token shards."""
+class MemoryTokens:
+    """Token ids in memory, read as those of `TokenShards` are."""
 
-    def __init__(self, shards: TokenShards, start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, texts: Iterable[str], tokenizer: Any) -> None:
+        found = encode(tokenizer, list(pieces(texts)))
+        self._ids, self._ends = found.ids, found.ends
+
+    def __len__(self) -> int:
+        """Number of token ids, EOS included."""
+        return len(self._ids)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Ids [start, stop)."""
+        return self._ids[start:stop]
+
+    def ends(self, start: int, stop: int) -> np.ndarray:
+        """Places in [start, stop) of the EOS that end texts."""
+        return self._ends[(self._ends >= start) & (self._ends < stop)]
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, EOS not counted."""
+        return np.diff(self._ends, prepend=-1) - 1
+
+
+Tokens = TokenShards | MemoryTokens
+
+
+class TokenView:
+    """Ids [start, stop) of a corpus."""
+
+    def __init__(self, shards: Tokens, start: int = 0, stop: int | None = None) -> None:
         self.shards, self.start = shards, start
         self.stop = len(shards) if stop is None else stop
 
@@ -216,7 +243,7 @@ class StreamRows:
 def mixed(
     texts: Iterable[str], drawn: np.random.Generator, size: int, chars: int = _BUFFER_CHARS
 ) -> Iterator[str]:
-    """The texts in a random order, as far as a buffer of `size` texts and `chars` characters goes."""
+    """The texts in a random order, as far as a buffer of so many texts and characters goes."""
     held: list[str] = []
     total = 0
     for text in texts:

@@ -68,7 +68,9 @@ class TokenShards:
                 field, str(path), f"was made with another tokenizer ({theirs}, this one is {own})",
                 "Use the tokenizer that it was made with, or give the text itself",
             )  # fmt: skip
-        self._ids = [self._map(s["file"], n, kind, field) for s, n in zip(shards, counts, strict=True)]
+        self._ids = [
+            self._map(s["file"], n, kind, field) for s, n in zip(shards, counts, strict=True)
+        ]
         self._ends = [
             self._map(s["file"].replace(".bin", ".ends"), n, np.dtype("<i8"), field)
             for s, n in zip(shards, documents, strict=True)
