@@ -112,15 +112,16 @@ def _union(options: tuple[Any, ...], value: Any, field: str) -> Any:
 def _mixture(value: Any, field: str) -> dict[str, float]:
     """Return {path: weight} of a mapping; of a list of paths, which then count alike."""
     fix = "Write a path, or {path: weight, …}"
+    given = value
     if isinstance(value, list) and all(isinstance(path, str) for path in value):
-        value = dict.fromkeys(value, 1.0) if len(set(value)) == len(value) else None
-    if not isinstance(value, Mapping) or not value:
+        given = dict.fromkeys(value, 1.0) if len(set(value)) == len(value) else None
+    if not isinstance(given, Mapping) or not given:
         raise UserError(field, value, "is neither a path nor paths with weights", fix)
-    for path, weight in value.items():
+    for path, weight in given.items():
         good = isinstance(weight, (int, float)) and not isinstance(weight, bool)
         if not isinstance(path, str) or not good or not 0 < weight < math.inf:
             raise UserError(f"{field}.{path}", weight, "is not a weight above 0", fix)
-    return {path: float(weight) for path, weight in value.items()}
+    return {path: float(weight) for path, weight in given.items()}
 
 
 def _choice(choices: tuple[Any, ...], value: Any, field: str) -> Any:

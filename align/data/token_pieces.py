@@ -13,7 +13,7 @@ import numpy as np
 WORK_CHARS = 1 << 18
 """Characters that are tokenised at once: what decides the memory that building takes."""
 PIECE_CHARS = 1 << 20
-"""A longer text is tokenised in pieces, cut after white space where there is some."""
+"""A longer text is tokenised in pieces, cut before white space where there is some."""
 _LOOK_BACK = 1 << 12
 
 Piece = tuple[str, bool]
@@ -35,9 +35,10 @@ def pieces(texts: Iterable[str], limit: int = PIECE_CHARS) -> Iterator[Piece]:
         start = 0
         while len(text) - start > limit:
             end = start + limit
-            window = text[max(start + 1, end - _LOOK_BACK) : end]
-            kept = max((i for i, c in enumerate(window) if c.isspace()), default=len(window) - 1)
-            end -= len(window) - 1 - kept
+            # Most tokenizers begin a word with the space before it.
+            places = range(end, max(start, end - _LOOK_BACK), -1)
+            words = (i for i in places if text[i].isspace() and not text[i - 1].isspace())
+            end = next(words, end)
             yield text[start:end], False
             start = end
         yield text[start:], True

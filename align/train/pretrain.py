@@ -109,6 +109,7 @@ class PretrainTrainer(TokenTrainer):
 def train(config: Config) -> dict[str, float]:
     """Pre-train on data.text and return the last figures."""
     args = training_arguments(config)
+    check_objective(config)
     if config.pretrain.arch == "bert":
         from align.train.masked_lm import MaskedTrainer, load_masked
 
@@ -121,6 +122,19 @@ def train(config: Config) -> dict[str, float]:
     return run_training(kind(policy, config, args, data), config)
 
 
+def check_objective(config: Config) -> None:
+    """Refuse to go on with a masked LM as a causal one: it would see what it predicts."""
+    folder = Path(config.policy.path or "")
+    if config.pretrain.arch == "bert" or not (folder / "config.json").is_file():
+        return
+    from transformers import AutoConfig
+
+    names = AutoConfig.from_pretrained(folder).architectures or []
+    if any("MaskedLM" in name for name in names):
+        reason = f"learns the next token, but {folder} fills in masked ones"
+        raise UserError("pretrain.arch", config.pretrain.arch, reason, "Use bert")
+
+
 def check_policy(policy: Policy, config: Config) -> None:
     """Raise UserError where rows, prompts or tokenizer do not fit the model."""
     p, tokenizer = config.pretrain, policy.tokenizer
@@ -130,10 +144,6 @@ def check_policy(policy: Policy, config: Config) -> None:
     if p.block_size > positions:
         reason = f"is above the {positions} positions of {policy.path}"
         raise UserError("pretrain.block_size", p.block_size, reason, f"Use at most {positions}")
-    names = getattr(policy.module.config, "architectures", None) or []
-    if p.arch != "bert" and any("MaskedLM" in name for name in names):
-        reason = f"learns the next token, but {policy.path} fills in masked ones"
-        raise UserError("pretrain.arch", p.arch, reason, "Use bert")
     longest = max((len(prompt_ids(tokenizer, s)) for s in p.sample_prompts), default=0)
     if p.sample_prompts and longest + p.sample_tokens > positions:
         reason = f"does not fit: a prompt has {longest} tokens and the model {positions} positions"
