@@ -34,6 +34,7 @@ MAINS = {
     "evaluate_policy": "align.evaluation.evaluate_policy",
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
+    "generate": "align.evaluation.generate",
 }
 # These have a --dry_run of their own, which shows more than the command.
 _OWN_DRY_RUN = ("import_annotations",)
