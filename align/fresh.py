@@ -25,7 +25,7 @@ def fresh_config(config: Config, vocabulary: int) -> Any:
     from transformers import AutoConfig
 
     p = config.pretrain
-    positions = p.block_size if p.arch == "bert" else max(p.block_size, config.data.max_length)
+    positions = _positions(config)
     if p.arch == "bert":
         return AutoConfig.for_model(
             "bert", vocab_size=vocabulary, hidden_size=p.n_embd, num_hidden_layers=p.n_layer,
@@ -43,6 +43,15 @@ def fresh_config(config: Config, vocabulary: int) -> Any:
         intermediate_size=p.intermediate_size or 8 * p.n_embd // 3, head_dim=p.n_embd // p.n_head,
         max_position_embeddings=max(positions, 2048), tie_word_embeddings=True,
     )  # fmt: skip
+
+
+def _positions(config: Config) -> int:
+    """Places that a model from nothing has: a row's, and for other methods an example's.
+
+    Learned positions that pre-training never shows would stay random.
+    """
+    block = config.pretrain.block_size
+    return block if config.method == "pretrain" else max(block, config.data.max_length)
 
 
 def made_once(folder: Path, source: dict[str, Any], make: Callable[[Path], None]) -> Path:
@@ -74,7 +83,7 @@ def make_fresh(config: Config, folder: Path) -> Path:
         "texts": None if p.tokenizer else [fingerprint(path) for path in _text_paths(config)],
         "settings": None if p.tokenizer else dataclasses.asdict(config.tokenizer),
         "chat_template": config.data.chat_template,
-        "positions": max(p.block_size, config.data.max_length),
+        "positions": _positions(config),
     }
     return made_once(folder, source, lambda target: _write_fresh(config, target, seed))
 
