@@ -198,6 +198,9 @@ def _stream(config: Config, tokenizer: Any, options: dict[str, Any]) -> tuple[An
             raise UserError("pretrain.streaming", True, reason, "Use false")
         with readable(path, "data.text"):
             kept = list(islice(_part(path, share, held=False), _LOOKED_AT))
+            if not kept and share:
+                reason = f"has no text outside the held-out share of {share:g}"
+                raise UserError("data.text", path, reason, "Lower data.validation_fraction")
             if not kept:
                 raise UserError(
                     "data.text", path, "holds no text", "Give .txt or .jsonl with {text}"

@@ -205,20 +205,22 @@ def test_an_empty_corpus(tmp_path, capsys):
         message = said(capsys, tmp_path / "run", "--data.text", empty, "--policy.path",
                        runs.base(), *more)  # fmt: skip
         assert f"data.text='{empty}' holds no text" in message
-    assert not list(tmp_path.rglob("*.bin"))
-    assert not list(tmp_path.rglob("*.part"))
-    assert not (tmp_path / "run" / "final").exists()
+    assert list(tmp_path.iterdir()) == [empty]
 
 
 def test_a_corpus_smaller_than_a_row(tmp_path, capsys):
-    short = tmp_path / "short.txt"
-    short.write_text("春天有樱花。\n")
-    for more in ((), ("--pretrain.streaming", "true")):
-        message = said(capsys, tmp_path / "run", "--data.text", short, "--policy.path",
-                       runs.base(), *more)  # fmt: skip
-        assert "tokens, fewer than" in message
-        assert "pretrain.block_size=64" in message
-        assert "Lower block_size" in message
+    tiny, short = tmp_path / "tiny.txt", tmp_path / "short.txt"
+    tiny.write_text("春天有樱花。\n")
+    short.write_text("春天有樱花、桃花、杏花和油菜花。水烧到八十度左右。\n")
+    for text in (tiny, short):
+        for more in ((), ("--pretrain.streaming", "true")):
+            message = said(capsys, tmp_path / "run", "--data.text", text, "--policy.path",
+                           runs.base(), "--data.validation_fraction", 0, *more)  # fmt: skip
+            assert "tokens, fewer than" in message
+            assert "pretrain.block_size=64" in message
+            assert "Lower block_size" in message
+            assert (tmp_path / "run").exists() is (text is short)  # that needs the tokenizer
+    assert not (tmp_path / "run" / "final").exists()
 
 
 @pytest.mark.parametrize(
