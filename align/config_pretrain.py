@@ -92,6 +92,10 @@ def check_pretrain(config: Config) -> None:
     if p.streaming and args.get("max_steps", -1) <= 0:
         reason = "needs train.max_steps: how long a pass over the corpus is cannot be known"
         raise UserError("pretrain.streaming", True, reason, "Set train.max_steps")
+    if p.sample_prompts and not (config.data.validation or config.data.validation_fraction):
+        reason = "are continued at evaluations, for which there is no held-out text"
+        fix = "Set data.validation or data.validation_fraction"
+        raise UserError("pretrain.sample_prompts", p.sample_prompts, reason, fix)
     if p.arch != "bert":
         return
     for field, value, plain in (

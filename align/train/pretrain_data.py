@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ Key = tuple[int, int]
 
 _HELD_OUT_TEXTS = 1000
 _LOOKED_AT = 200
+_READ_WHOLE = 1 << 26  # bytes, as in align.files.fingerprint
 
 
 class Mixture(Dataset):
@@ -61,9 +63,12 @@ class Mixture(Dataset):
         self.sources, self.rows, self.eos, self.masked = sources, rows, eos, masked
         self.draws = False  # whether groups say which row they are
         self.shares = [weight / sum(weights) for weight in weights]
-        self._an_epoch = np.bincount(
-            np.fromiter(islice(self._turns(), rows), dtype=np.int64), minlength=len(sources)
-        ).tolist() if len(sources) > 1 else [rows]  # fmt: skip
+
+    @cached_property
+    def _an_epoch(self) -> list[int]:
+        """Rows of each corpus in an epoch."""
+        turns = np.fromiter(islice(self._turns(), self.rows), dtype=np.int64, count=self.rows)
+        return np.bincount(turns, minlength=len(self.sources)).tolist()
 
     def __len__(self) -> int:
         """Rows of an epoch."""
@@ -83,7 +88,7 @@ class Mixture(Dataset):
         if len(self.sources) == 1:
             yield from ((0, epoch * self.rows + i) for i in range(self.rows))
             return
-        places = [epoch * n for n in self._an_epoch]
+        places = [epoch * n for n in self._an_epoch] if epoch else [0] * len(self.sources)
         for source in islice(self._turns(), self.rows):
             yield source, places[source]
             places[source] += 1
@@ -247,6 +252,7 @@ def _open(config: Config, path: str, tokenizer: Any, field: str) -> TokenShards:
     if is_token_folder(path):
         return TokenShards(path, tokenizer, field)
     said = f"{token_shards.FORMAT} {fingerprint(path)} {tokenizer_fingerprint(tokenizer)} "
+    said += f"{_changed(Path(path))} "
     key = hashlib.sha256(f"{said}{tokenizer.eos_token_id}".encode()).hexdigest()[:24]
     root = token_cache.folder(config) or Path(config.train.output_dir) / ".cache"
     folder = root / f"tokens-{key}"
@@ -262,6 +268,12 @@ def _open(config: Config, path: str, tokenizer: Any, field: str) -> TokenShards:
     while not is_token_folder(folder):  # the launcher ends this rank if the one that builds fails
         time.sleep(0.2)
     return TokenShards(folder, tokenizer, field)
+
+
+def _changed(path: Path) -> list[int]:
+    """When large files were changed: of those a fingerprint reads some parts only."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [p.stat().st_mtime_ns for p in files if p.stat().st_size > _READ_WHOLE]
 
 
 @contextmanager

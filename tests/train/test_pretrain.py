@@ -229,6 +229,7 @@ def test_a_corpus_smaller_than_a_row(tmp_path, capsys):
         (("--pretrain.block_size", 1), ["pretrain.block_size=1", "Allowed: ≥ 2"]),
         (("--pretrain.streaming", "true", "--train.max_steps", -1), ["needs train.max_steps"]),
         (("--pretrain.arch", "bert", "--pretrain.z_loss", 0.1), ["pretrain.z_loss=0.1", "Use 0"]),
+        (("--pretrain.sample_prompts", "[a]", "--data.validation_fraction", 0), ["no held-out"]),
         (("--data.text", "{a.txt: -1}"), ["data.text.a.txt=-1", "not a weight above 0"]),
         (("--data.text", "{nowhere.txt: 1}"), ["data.text='nowhere.txt' does not exist"]),
         (("--data.text", "[]"), ["data.text=[]", "neither a path nor paths with weights"]),
