@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from align import config_checks, config_files, config_own_data, config_parse
+from align import config_checks, config_files, config_own_data, config_parse, config_pretrain
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
 from align.config_yaml import assign, parse_value, read_yaml
@@ -27,7 +27,7 @@ __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "pa
 METHODS = ("tokenizer", "pretrain", "sft", "reward", "dpo", "orpo", "ppo")
 TOOLS = (
     "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-    "export_model", "demo",
+    "export_model", "generate", "demo",
 )  # fmt: skip
 SCRIPTS = {name: f"{name}.py" for name in METHODS} | {"tokenizer": "train_tokenizer.py"}
 # Options that stand for a key, as they are usually written.
@@ -82,6 +82,24 @@ class Config:
         if mode == "auto":
             return "frozen" if self.policy.lora is None else "adapter_off"
         return mode
+
+    @property
+    def texts(self) -> dict[str, float]:
+        """The paths of data.text with their weights; {} where there are none."""
+        text = self.data.text
+        return dict(text) if isinstance(text, dict) else {text: 1.0} if text else {}
+
+    @property
+    def packs(self) -> bool:
+        """Whether several examples share a row, each hidden from the others."""
+        if self.method == "pretrain":
+            return self.pretrain.document_mask
+        return self.method == "sft" and self.sft.packing
+
+    @property
+    def row_length(self) -> int:
+        """Tokens that a row of several examples may hold."""
+        return self.pretrain.block_size if self.method == "pretrain" else self.data.max_length
 
     @property
     def prompts_path(self) -> str | None:
@@ -144,10 +162,14 @@ def load_config(method: str, argv: list[str]) -> Config:
         elif first == "per_method":
             overlays = parse_value(key, text) or {}
     check_overlays(raw, overlays)
-    merged = merge(raw, overlays.get(method) or {})
+    overlay = overlays.get(method) or {}
+    merged, said = merge(raw, overlay), {}
     for key, text in arguments.overrides:
         if key.partition(".")[0] != "per_method":
             assign(merged, key.split("."), parse_value(key, text), key)
+            if key.startswith("pretrain."):
+                assign(said, key.split("."), parse_value(key, text), key)
+    config_pretrain.apply_preset(merged, (raw, overlay, said))
     config = build(method, merged)
     config.per_method = {name: o for name, o in overlays.items() if name != method}
     config.arguments = arguments
@@ -207,6 +229,10 @@ def finish(config: Config) -> None:
     for new in ("activation_checkpointing", "activation_checkpointing_kwargs"):
         if new in args:  # one name inside: the one that all supported versions take
             args[new.replace("activation", "gradient")] = args.pop(new)
+    if args.get("lr_scheduler_type") == "wsd":
+        args["lr_scheduler_type"] = "warmup_stable_decay"
+    if config.method == "pretrain":
+        config_pretrain.fill_defaults(config)
     if args.get("eval_steps") is not None:
         args.setdefault("eval_strategy", "steps")
     if config.train.output_dir == "auto":
@@ -248,7 +274,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     out = {k: merge(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
     for name, value in over.items():
         old = out.get(name)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        # Weights of data.text belong together: those of an overlay replace them.
+        both = isinstance(old, Mapping) and isinstance(value, Mapping) and name != "text"
         out[name] = merge(old, value) if both else value  # type: ignore[arg-type]
     return out
 
@@ -262,11 +289,23 @@ def resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     for layer in layers:
         for node, name in _path_slots(layer):
             value = node[name]
-            if isinstance(value, str) and not os.path.isabs(value) and not Path(value).exists():
-                file, colon, function = value.partition(".py:")
-                file += ".py" if colon else ""
-                if (folder / file).exists():
-                    node[name] = os.path.normpath(folder / file) + (f":{function}" if colon else "")
+            if isinstance(value, str):
+                node[name] = _found(value, folder)
+            elif name == "text" and isinstance(value, dict):
+                node[name] = {_found(str(path), folder): w for path, w in value.items()}
+            elif name == "text" and isinstance(value, list):
+                node[name] = [_found(path, folder) for path in map(str, value)]
+
+
+def _found(value: str, folder: Path) -> str:
+    """Return the path as it is, or below `folder` where it exists only there."""
+    if os.path.isabs(value) or Path(value).exists():
+        return value
+    file, colon, function = value.partition(".py:")
+    file += ".py" if colon else ""
+    if not (folder / file).exists():
+        return value
+    return os.path.normpath(folder / file) + (f":{function}" if colon else "")
 
 
 def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config_errors import NO_VALUE, UserError, nearest
+from align.config_pretrain import check_pretrain
 from align.config_reward import check_reward
 from align.config_tokenizer import check_tokenizer
 
@@ -47,6 +48,8 @@ def check_rules(config: Config) -> None:
         check_tokenizer(config.tokenizer)
     elif config.method in NEEDED and (config.policy.path or config.pretrain.tokenizer) is None:
         check_tokenizer(config.tokenizer, fresh=True)
+    if config.method == "pretrain":
+        check_pretrain(config)
     if config.method == "reward":
         check_reward(config)
     if config.method == "dpo":
@@ -105,6 +108,9 @@ def _data_rules(config: Config) -> None:
             "cannot be used with policy.layout='plain': packed examples need a mask of their own"
         )
         raise UserError("sft.packing", True, reason, "Use false, or layout: auto")
+    if method == "pretrain" and config.packs and config.policy.layout == "plain":
+        reason = "cannot be used with policy.layout='plain': it needs a mask of its own"
+        raise UserError("pretrain.document_mask", True, reason, "Use false, or layout: auto")
     name = NEEDED.get(method)
     if name is None or getattr(data, name) is not None:
         return
@@ -124,6 +130,9 @@ def _train_rules(config: Config) -> None:
     args = train.args
     if args.get("bf16") and args.get("fp16"):
         raise UserError("train.fp16", True, "cannot be used with train.bf16", "Choose one")
+    if args.get("fp16") and on_cpu(config):
+        reason = "needs an accelerator: on a CPU accelerate has no 16-bit floats with a scaler"
+        raise UserError("train.fp16", True, reason, "Use train.bf16, or neither")
     if args.get("push_to_hub"):
         reason = "would upload checkpoints that only this trainer reads"
         raise UserError("train.push_to_hub", True, reason, "Upload final/ when the run is done")
@@ -168,7 +177,7 @@ def _shape_rules(config: Config) -> None:
         reason = f"does not divide pretrain.n_embd={p.n_embd}"
         fix = f"Use {_divisor_near(p.n_embd, p.n_head)}"
         raise UserError("pretrain.n_head", p.n_head, reason, fix)
-    if p.arch == "gpt2":
+    if p.arch in ("gpt2", "bert"):
         return
     if (p.n_embd // p.n_head) % 2:
         reason = f"gives heads of {p.n_embd // p.n_head} numbers; rotary positions need an even one"

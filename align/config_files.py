@@ -25,7 +25,9 @@ def check_files(config: Config) -> None:
     """Raise UserError for a file or model that `config.method` reads and that does not exist."""
     data, method = config.data, config.method
     for name in (*data_read(config), *(["validation"] if method in NEEDED else [])):
-        _file(f"data.{name}", getattr(data, name), folder_too=method in ("tokenizer", "pretrain"))
+        paths = config.texts if name == "text" else [getattr(data, name)]
+        for path in paths:
+            _file(f"data.{name}", path, folder_too=method in ("tokenizer", "pretrain"))
     if method in NEEDED:
         _output_dir(config.train.output_dir)
     if method in NEEDED and method != "tokenizer":
@@ -41,6 +43,9 @@ def check_files(config: Config) -> None:
             _model("policy.lora.path", config.policy.lora.path)
     if method == "pretrain":
         _model("pretrain.tokenizer", config.pretrain.tokenizer, files=("tokenizer*",))
+        if len(config.texts) > 1 and "auto" in config.texts:
+            reason = "has the demo's own corpus among others"
+            raise UserError("data.text", "auto", reason, "Give its path")
     if method == "tokenizer":
         _template(data.chat_template)
         base = (*_MODEL_FILES[:1], "tokenizer*")

@@ -97,6 +97,8 @@ def _union(options: tuple[Any, ...], value: Any, field: str) -> Any:
     if value is None and type(None) in options:
         return None
     rest = [option for option in options if option is not type(None)]
+    if any(typing.get_origin(option) is dict for option in rest):
+        return value if isinstance(value, str) else _mixture(value, field)
     if len(rest) > 1:  # only `text or list of text` occurs
         return _value(rest[-1] if isinstance(value, list) else rest[0], value, field)
     try:
@@ -105,6 +107,21 @@ def _union(options: tuple[Any, ...], value: Any, field: str) -> Any:
         if error.field == field and error.reason.startswith("is not") and not error.fix:
             error.fix = "Or null to leave it off"
         raise
+
+
+def _mixture(value: Any, field: str) -> dict[str, float]:
+    """Return {path: weight} of a mapping; of a list of paths, which then count alike."""
+    fix = "Write a path, or {path: weight, …}"
+    given = value
+    if isinstance(value, list) and all(isinstance(path, str) for path in value):
+        given = dict.fromkeys(value, 1.0) if len(set(value)) == len(value) else None
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(field, value, "is neither a path nor paths with weights", fix)
+    for path, weight in given.items():
+        good = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not isinstance(path, str) or not good or not 0 < weight < math.inf:
+            raise UserError(f"{field}.{path}", weight, "is not a weight above 0", fix)
+    return {path: float(weight) for path, weight in given.items()}
 
 
 def _choice(choices: tuple[Any, ...], value: Any, field: str) -> Any:

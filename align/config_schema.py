@@ -72,7 +72,10 @@ class Policy:
 class Data:
     """The files, and how records become tokens."""
 
-    text: str | None = key(None, "pre-training text: .txt (one paragraph a line) or .jsonl {text}")
+    text: str | dict[str, float] | None = key(
+        None, "pre-training text: .txt (a paragraph a line), .jsonl {text}, a folder of them or of "
+        "token shards; {path: weight, …} mixes several",
+    )
     sft: str | None = key(None, "{instruction, input, output} or {messages} records")
     preferences: str | None = key(None, "preference groups or {prompt, chosen, rejected} records")
     prompts: str | None = key(None, "prompts for PPO; null: those of data.preferences")
@@ -250,16 +253,32 @@ class Eval:
 
 @dataclass
 class Pretrain:
-    """Architecture of a model trained from nothing."""
+    """Pre-training, and the architecture of a model trained from nothing."""
 
-    arch: Literal["gpt2", "llama", "qwen3"] = key("gpt2", "model family")
+    preset: Literal["mini", "small", "1b"] | None = key(
+        None, "arch and sizes that are not given: 384×4×6, GPT-2's 124M, a Llama of 1 billion"
+    )
+    arch: Literal["gpt2", "llama", "qwen3", "bert"] = key(
+        "gpt2", "model family; bert learns masked tokens"
+    )
     n_embd: int = key(384, "hidden size", ge=1)
     n_layer: int = key(4, "layers", ge=1)
     n_head: int = key(6, "attention heads", ge=1)
     n_kv_head: int | None = key(None, "key/value heads (llama, qwen3); null: n_head", ge=1)
-    intermediate_size: int | None = key(None, "null: 4 × n_embd (gpt2), 8/3 (llama, qwen3)", ge=1)
+    intermediate_size: int | None = key(
+        None, "null: 4 × n_embd (gpt2, bert), 8/3 (llama, qwen3)", ge=1
+    )
     block_size: int = key(256, "tokens of a training row and positions of the model", ge=2)
     dropout: float = key(0.0, "dropout", ge=0, lt=1)
+    document_mask: bool = key(False, "a text of a row sees itself alone, positions restart with it")
+    z_loss: float = key(0.0, "weight of the mean of logsumexp(logits)²", ge=0)
+    mask_probability: float = key(0.15, "bert: share of tokens to predict", gt=0, lt=1)
+    streaming: bool = key(False, "read and tokenise as needed, keep no token shards; max_steps")
+    shuffle_buffer: int = key(10_000, "streaming: texts held to be mixed", ge=1)
+    shard_tokens: int = key(1 << 26, "token ids in a file of the token shards, at least", ge=1)
+    sample_prompts: list[str] = key(factory=list, help="continued at every evaluation")
+    samples: int = key(1, "samples of each of sample_prompts", ge=1)
+    sample_tokens: int = key(64, "tokens of a sample", ge=1)
     tokenizer: str | None = key(
         None, "tokenizer folder; auto: the tokenizer stage; null: policy.path's, or a tiny one"
     )

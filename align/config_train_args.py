@@ -106,7 +106,7 @@ _CHOICES = {
     "lr_scheduler_type": (
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant",
         "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau", "cosine_with_min_lr",
-        "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
+        "cosine_warmup_with_min_lr", "warmup_stable_decay", "wsd", "greedy",
     ),
 }  # fmt: skip
 # Trackers of transformers, and the modules of which each needs one.

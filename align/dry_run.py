@@ -50,7 +50,7 @@ def dry_run(config: Config) -> int:
 def batch_lines(config: Config) -> list[str]:
     """Return the batch arithmetic as lines."""
     if config.method == "tokenizer":
-        settings, text = config.tokenizer, config.data.text
+        settings, text = config.tokenizer, ", ".join(config.texts)
         number = settings.sample_sentences
         read = f"{number:,} paragraphs" if number else "the whole"
         made = f"extension of {settings.extend}" if settings.extend else settings.kind
@@ -98,7 +98,7 @@ def load_tokenizer(config: Config) -> Any:
         known = config.pretrain.tokenizer
         if known is not None and not Path(known).exists() and known.startswith(root):
             return None
-        if known is None and config.data.text and not Path(config.data.text).exists():
+        if known is None and not all(Path(path).exists() for path in config.texts):
             return None  # the demo's corpus
         tokenizer = fresh_tokenizer(config)
         plain = config.method == "pretrain"
@@ -113,6 +113,8 @@ def example(config: Config, tokenizer: Any) -> str:
     """Return the first training example that fits, decoded, with the loss marked."""
     method = config.method
     path: Any = config.prompts_path if method == "ppo" else getattr(config.data, NEEDED[method])
+    if NEEDED[method] == "text":
+        path = next(iter(config.texts))
     if not Path(path).exists():
         return "  (the data have yet to be written)"
     if method == "tokenizer":
@@ -120,7 +122,7 @@ def example(config: Config, tokenizer: Any) -> str:
     if tokenizer is None:
         return "  (the tokenizer has yet to be built)"
     if method == "pretrain":
-        return _text_example(config, tokenizer)
+        return _text_example(config, tokenizer, path)
     if method == "ppo":
         from align import chat
         from align.data.prompts import load_prompts
@@ -143,13 +145,16 @@ def example(config: Config, tokenizer: Any) -> str:
     return "\n".join([*lines, "  (cut to data.max_length)"] if cut else lines)
 
 
-def _text_example(config: Config, tokenizer: Any) -> str:
-    """The first row of pre-training."""
-    from align.train.pretrain import Blocks, stream
+def _text_example(config: Config, tokenizer: Any, path: str) -> str:
+    """The first row of pre-training, not shuffled."""
+    from align.data.token_rows import HeldOutRows, MemoryTokens, TokenView
+    from align.data.token_shards import TokenShards, is_token_folder
 
-    assert config.data.text is not None
-    texts = itertools.islice(iter_texts(config.data.text), 100)
-    row = Blocks(stream(texts, tokenizer)[0], config.pretrain.block_size)[0]
+    tokens = (
+        TokenShards(path, tokenizer) if is_token_folder(path)
+        else MemoryTokens(itertools.islice(iter_texts(path), 100), tokenizer)
+    )  # fmt: skip
+    row = HeldOutRows(TokenView(tokens), config.pretrain.block_size, eos=tokenizer.eos_token_id)[0]
     return marked(
         tokenizer, row.prompt_ids + row.completions[0], [0] + [1] * len(row.completions[0])
     )
@@ -159,7 +164,7 @@ def _groups(config: Config, tokenizer: Any) -> Iterator[Any]:
     """The records that training would keep; nothing where the data have yet to be written."""
     method = config.method
     path: Any = config.prompts_path if method == "ppo" else getattr(config.data, NEEDED[method])
-    if tokenizer is None or method == "pretrain" or not Path(path).exists():
+    if method == "pretrain" or tokenizer is None or not Path(path).exists():
         return iter(())
     if method == "ppo":
         from align import chat

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
+from align.config_pretrain import SHAPE
 from align.files import fingerprint, whole_folder
 
 if TYPE_CHECKING:
     from align.config import Config
 
+MASK_TOKEN = "<|mask|>"
 _TEXTS_READ = 20_000
 
 
@@ -23,7 +25,13 @@ def fresh_config(config: Config, vocabulary: int) -> Any:
     from transformers import AutoConfig
 
     p = config.pretrain
-    positions = max(p.block_size, config.data.max_length)
+    positions = _positions(config)
+    if p.arch == "bert":
+        return AutoConfig.for_model(
+            "bert", vocab_size=vocabulary, hidden_size=p.n_embd, num_hidden_layers=p.n_layer,
+            num_attention_heads=p.n_head, intermediate_size=p.intermediate_size or 4 * p.n_embd,
+            max_position_embeddings=positions,
+        )  # fmt: skip
     if p.arch == "gpt2":
         return AutoConfig.for_model(
             "gpt2", vocab_size=vocabulary, n_embd=p.n_embd, n_layer=p.n_layer, n_head=p.n_head,
@@ -35,6 +43,15 @@ def fresh_config(config: Config, vocabulary: int) -> Any:
         intermediate_size=p.intermediate_size or 8 * p.n_embd // 3, head_dim=p.n_embd // p.n_head,
         max_position_embeddings=max(positions, 2048), tie_word_embeddings=True,
     )  # fmt: skip
+
+
+def _positions(config: Config) -> int:
+    """Places that a model from nothing has: a row's, and for other methods an example's.
+
+    Learned positions that pre-training never shows would stay random.
+    """
+    block = config.pretrain.block_size
+    return block if config.method == "pretrain" else max(block, config.data.max_length)
 
 
 def made_once(folder: Path, source: dict[str, Any], make: Callable[[Path], None]) -> Path:
@@ -61,26 +78,30 @@ def make_fresh(config: Config, folder: Path) -> Path:
     seed, p = config.train.args.get("seed", 42), config.pretrain
     source = {
         "seed": seed,
-        "pretrain": dataclasses.asdict(p) | {"dropout": None},
+        "pretrain": {name: getattr(p, name) for name in (*SHAPE, "tokenizer")},
         "tokenizer": fingerprint(p.tokenizer) if p.tokenizer else None,
-        "texts": None if p.tokenizer else fingerprint(_texts_path(config)),
+        "texts": None if p.tokenizer else [fingerprint(path) for path in _text_paths(config)],
         "settings": None if p.tokenizer else dataclasses.asdict(config.tokenizer),
         "chat_template": config.data.chat_template,
-        "positions": max(p.block_size, config.data.max_length),
+        "positions": _positions(config),
     }
     return made_once(folder, source, lambda target: _write_fresh(config, target, seed))
 
 
 def _write_fresh(config: Config, folder: Path, seed: int) -> None:
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, set_seed
 
     tokenizer = fresh_tokenizer(config)
+    masked = config.pretrain.arch == "bert"
+    if masked and tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     shape = fresh_config(config, len(tokenizer))
     for name, token in (("eos", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
         setattr(shape, f"{name}_token_id", token)
     shape.bos_token_id = tokenizer.bos_token_id
     set_seed(seed)
-    AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+    kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    kind.from_config(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -107,28 +128,36 @@ def training_texts(config: Config) -> Iterable[str]:
     from align.jsonl import read_rows
 
     if config.data.text:
-        yield from paragraphs(config.data.text, "data.text")
+        # Of several corpora by turns: the first texts of all, not all of the first.
+        found = [iter(paragraphs(path, "data.text")) for path in config.texts]
+        yield from (t for texts in itertools.zip_longest(*found) for t in texts if t is not None)
         return
-    for _, row in read_rows(_texts_path(config)):
-        yield from _strings(row)
+    for path in _text_paths(config):
+        for _, row in read_rows(path):
+            yield from _strings(row)
 
 
-def paragraphs(path: str, field: str) -> Iterable[str]:
-    """Yield the paragraphs of a text file or folder; UserError about `field` on errors."""
+def paragraphs(path: str, field: str, split: str = "train") -> Iterable[str]:
+    """Yield the paragraphs of a text file or folder; UserError about `field` on errors.
+
+    split: which shards of a cleaned corpus.
+    """
     from align.data.corpus import iter_texts
     from align.jsonl import RecordError
 
     try:
-        yield from iter_texts(path)
+        yield from iter_texts(path, split)
     except RecordError as error:
         raise UserError(field, path, f"cannot be read: {error}", "Correct the file") from error
 
 
-def _texts_path(config: Config) -> str:
+def _text_paths(config: Config) -> list[str]:
     from align.config_checks import NEEDED
 
-    path = config.data.text or (config.prompts_path if config.method == "ppo" else None)
-    return path or getattr(config.data, NEEDED[config.method])
+    if config.texts:
+        return [*config.texts]
+    path = config.prompts_path if config.method == "ppo" else None
+    return [path or getattr(config.data, NEEDED[config.method])]
 
 
 def _strings(value: Any) -> Iterable[str]:

@@ -4,6 +4,9 @@ With z = s·(W h + b), p = softmax(z) and an incoming gradient g per token:
 
     ∂/∂h = g·s·(W[y] − Wᵀp),   ∂/∂W = Σ g·s·(onehot(y) − p) hᵀ,   ∂/∂b = Σ g·s·(onehot(y) − p)
 
+The normaliser itself, log Σ exp(z), is given too where it is wanted; its gradient is s·Wᵀp and
+s·p hᵀ, which adds to p's factor above and nothing else.
+
 The bracket of the first does not depend on g. So where the head is frozen (LoRA) it is made in the
 forward pass, while a chunk's probabilities are at hand, and nothing of vocabulary size is kept: two
 products of the size of the logits instead of the three that recomputing takes. Where the head is
@@ -46,6 +49,16 @@ def linear_logps(
     return _LinearLogps.apply(hidden, head.weight, head.bias, labels, scale, chunk_tokens)
 
 
+def linear_logps_lse(
+    hidden: Tensor, labels: Tensor, head: nn.Linear, scale: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """`linear_logps`, and the normaliser logsumexp(scale·head(hidden)) (N,) beside it.
+
+    For a trained head; differentiable once in both.
+    """
+    return _LinearLse.apply(hidden, head.weight, head.bias, labels, scale, chunk_tokens)
+
+
 @torch.no_grad()
 def linear_entropy(
     hidden: Tensor, labels: Tensor, head: nn.Linear, scale: float, chunk_tokens: int,
@@ -55,7 +68,7 @@ def linear_entropy(
     logps = hidden.new_empty(len(labels), dtype=_wide(hidden.dtype))
     entropy = torch.empty_like(logps) if want_entropy else None
     for at in _parts(len(labels), chunk_tokens):
-        logps[at], probs = _softmax(hidden[at], head.weight, head.bias, labels[at], scale)
+        logps[at], probs, _ = _softmax(hidden[at], head.weight, head.bias, labels[at], scale)
         if entropy is not None:
             entropy[at] = torch.special.entr(probs).sum(-1)
     return logps, entropy
@@ -77,7 +90,7 @@ class _LinearLogps(torch.autograd.Function):
         keeps = ctx.trained and len(labels) <= chunk_tokens
         kept = None
         for at in _parts(len(labels), chunk_tokens):
-            logps[at], probs = _softmax(hidden[at], weight, bias, labels[at], scale)
+            logps[at], probs, _ = _softmax(hidden[at], weight, bias, labels[at], scale)
             if slope is not None:
                 slope[at] = _slope(probs, weight, labels[at], scale)
             kept = probs if keeps else None
@@ -87,36 +100,68 @@ class _LinearLogps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        hidden, weight, bias, labels, slope, kept = ctx.saved_tensors
+        slope = ctx.saved_tensors[4]
         if not ctx.trained:
-            d_hidden = (grad[:, None] * slope).to(hidden.dtype) if slope is not None else None
+            rows = ctx.saved_tensors[0]
+            d_hidden = (grad[:, None] * slope).to(rows.dtype) if slope is not None else None
             return d_hidden, None, None, None, None, None
-        wanted = ctx.needs_input_grad
-        d_hidden = torch.empty_like(hidden) if wanted[0] else None
-        d_weight = torch.zeros_like(weight) if wanted[1] else None
-        d_bias = torch.zeros_like(bias) if wanted[2] else None
-        kind, enabled, dtype = ctx.autocast
-        for at in _parts(len(labels), ctx.chunk):
-            rows = hidden[at]
-            if kept is None:
-                with torch.autocast(kind, dtype=dtype, enabled=enabled):
-                    _, error = _softmax(rows, weight, bias, labels[at], ctx.scale)
+        return (*_head_gradients(ctx, grad, -grad), None, None, None)
+
+
+class _LinearLse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor,
+        scale: float, chunk_tokens: int,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        kind = hidden.device.type
+        ctx.autocast = (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        ctx.scale, ctx.chunk = scale, chunk_tokens
+        logps = hidden.new_empty(len(labels), dtype=_wide(hidden.dtype))
+        normaliser, kept = torch.empty_like(logps), None
+        for at in _parts(len(labels), chunk_tokens):
+            logps[at], probs, normaliser[at] = _softmax(hidden[at], weight, bias, labels[at], scale)
+            kept = probs if len(labels) <= chunk_tokens else None
+        ctx.save_for_backward(hidden, weight, bias, labels, None, kept)
+        return logps, normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> Any:  # type: ignore[override]
+        return (*_head_gradients(ctx, grad, grad_lse - grad), None, None, None)
+
+
+def _head_gradients(
+    ctx: Any, grad: Tensor, on_probs: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of hidden, weight and bias; grad, on_probs: (N,), of z_y and of every p_j ∂z_j."""
+    hidden, weight, bias, labels, _, kept = ctx.saved_tensors
+    wanted = ctx.needs_input_grad
+    d_hidden = torch.empty_like(hidden) if wanted[0] else None
+    d_weight = torch.zeros_like(weight) if wanted[1] else None
+    d_bias = torch.zeros_like(bias) if wanted[2] else None
+    kind, enabled, dtype = ctx.autocast
+    for at in _parts(len(labels), ctx.chunk):
+        rows = hidden[at]
+        if kept is None:
+            with torch.autocast(kind, dtype=dtype, enabled=enabled):
+                _, error, _ = _softmax(rows, weight, bias, labels[at], ctx.scale)
+        else:
+            error = kept
+        # What is kept serves this one backward pass, unless the graph is retained.
+        error = error * (on_probs[at, None] * ctx.scale)
+        error.scatter_add_(1, labels[at, None], (grad[at, None] * ctx.scale).to(error.dtype))
+        if d_bias is not None:
+            d_bias += error.sum(0).to(d_bias.dtype)
+        error = error.to(dtype if enabled else weight.dtype)
+        if d_hidden is not None:
+            d_hidden[at] = (error @ weight.to(error.dtype)).to(hidden.dtype)
+        if d_weight is not None:
+            if d_weight.dtype == error.dtype:
+                d_weight.addmm_(error.t(), rows.to(error.dtype))
             else:
-                error = kept
-            # What is kept serves this one backward pass, unless the graph is retained.
-            error = error * -(grad[at, None] * ctx.scale)
-            error.scatter_add_(1, labels[at, None], (grad[at, None] * ctx.scale).to(error.dtype))
-            if d_bias is not None:
-                d_bias += error.sum(0).to(d_bias.dtype)
-            error = error.to(dtype if enabled else weight.dtype)
-            if d_hidden is not None:
-                d_hidden[at] = (error @ weight.to(error.dtype)).to(hidden.dtype)
-            if d_weight is not None:
-                if d_weight.dtype == error.dtype:
-                    d_weight.addmm_(error.t(), rows.to(error.dtype))
-                else:
-                    d_weight += (error.t() @ rows.to(error.dtype)).to(d_weight.dtype)
-        return d_hidden, d_weight, d_bias, None, None, None
+                d_weight += (error.t() @ rows.to(error.dtype)).to(d_weight.dtype)
+    return d_hidden, d_weight, d_bias
 
 
 def _parts(count: int, size: int) -> list[slice]:
@@ -125,8 +170,8 @@ def _parts(count: int, size: int) -> list[slice]:
 
 def _softmax(
     rows: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """(log-probs of the labels (n,), probabilities of all entries (n, V))."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs of the labels (n,), probabilities of all entries (n, V), normaliser (n,)."""
     logits = nn.functional.linear(rows.to(weight.dtype), weight, bias)
     logits = logits.to(_wide(logits.dtype))
     if scale != 1.0:
@@ -135,8 +180,8 @@ def _softmax(
     chosen = logits.gather(1, labels[:, None])
     probs = torch.softmax(logits, -1, out=logits)
     # The largest probability is 1/Σ exp(z − max), and at least 1/V: its logarithm is exact.
-    logps = chosen - highest + probs.gather(1, where).log()
-    return logps[:, 0], probs
+    largest = probs.gather(1, where).log()
+    return (chosen - highest + largest)[:, 0], probs, (highest - largest)[:, 0]
 
 
 def _slope(probs: Tensor, weight: Tensor, labels: Tensor, scale: float) -> Tensor:

@@ -48,7 +48,7 @@ def check_layout(policy: Policy) -> str | None:
     module, config = policy.module, policy.config
     if zero3() or not _runs(module, config):
         return None
-    packs = config.method == "sft" and config.sft.packing
+    packs = config.packs
     group = probe(min(module.config.get_text_config().vocab_size, 1000))
     was_training = module.training
     module.eval()
@@ -62,7 +62,8 @@ def check_layout(policy: Policy) -> str | None:
     if found is None:
         return None
     if packs:
-        raise RuntimeError(f"sft.packing=true cannot be used: {found}. Use false.")
+        key = "sft.packing" if config.method == "sft" else "pretrain.document_mask"
+        raise RuntimeError(f"{key}=true cannot be used: {found}. Use false.")
     if config.policy.layout == "grouped":
         raise RuntimeError(f"policy.layout=grouped cannot be used: {found}. Use plain.")
     policy.layout = "plain"

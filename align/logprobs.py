@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from align.head_gradient import linear_entropy, linear_logps, writes_out
+from align.head_gradient import linear_entropy, linear_logps, linear_logps_lse, writes_out
 
 CHUNK_BYTES = 256 * 2**20
 """Float32 logits of one chunk. The backward pass holds about three tensors of that size."""
@@ -78,6 +78,40 @@ def token_logps(
     return torch.cat(logps), torch.cat(entropy) if want_entropy else None
 
 
+def token_logps_lse(
+    hidden: Tensor,
+    labels: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    chunk_tokens: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    min_chunks: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """`token_logps` at temperature 1, and logsumexp(z) of each token, both (N,) and differentiable.
+
+    Arguments as there; no logits of all tokens here either.
+    """
+    count = max(chunk_count(hidden.shape[0], head, chunk_tokens), min_chunks)
+    size = chunk_tokens or default_chunk_tokens(head)
+    if softcap is None and min_chunks == 1 and writes_out(head) and head.weight.requires_grad:
+        return linear_logps_lse(hidden, labels, head, scale or 1.0, size)
+
+    def one_chunk(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        z = _logits(head(rows), 1.0, softcap, scale)
+        normaliser = z.logsumexp(-1)
+        return z.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser, normaliser
+
+    found = []
+    for i in range(count):
+        rows, targets = hidden[i * size : (i + 1) * size], labels[i * size : (i + 1) * size]
+        if count > 1 and torch.is_grad_enabled():
+            found.append(checkpoint(one_chunk, rows, targets, use_reentrant=False))
+        else:
+            found.append(one_chunk(rows, targets))
+    return torch.cat([logps for logps, _ in found]), torch.cat([lse for _, lse in found])
+
+
 def chunk_count(
     tokens: int, head: Callable[[Tensor], Tensor], chunk_tokens: int | None = None
 ) -> int:
@@ -111,14 +145,7 @@ def _chunk_logps(
     scale: float | None,
 ) -> tuple[Tensor, Tensor]:
     """(n, V) logits to (n,) log-probs and (n,) entropy (empty when not wanted)."""
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    if scale is not None:
-        logits = logits * scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    if temperature != 1.0:
-        logits = logits / temperature
+    logits = _logits(logits, temperature, softcap, scale)
     normaliser = logits.logsumexp(-1)
     logps = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - normaliser
     if not want_entropy:
@@ -127,3 +154,16 @@ def _chunk_logps(
     finite = logits.clamp(min=torch.finfo(logits.dtype).min)
     entropy = normaliser - (logits.softmax(-1) * finite).sum(-1)
     return logps, entropy
+
+
+def _logits(
+    logits: Tensor, temperature: float, softcap: float | None, scale: float | None
+) -> Tensor:
+    """What the softmax is taken of, in float32 (float64 as it is)."""
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    if scale is not None:
+        logits = logits * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits / temperature if temperature != 1.0 else logits

@@ -29,6 +29,7 @@ __all__ = [
     "ppo_policy",
     "ppo_value",
     "sft",
+    "z_loss",
 ]
 
 LOG_RATIO_LIMIT = 20.0
@@ -42,6 +43,15 @@ def sft(logps: Tensor, weights: Tensor | None = None) -> Tensor:
     Returns (N,). Divide the sum by the global sum of weights to get the usual mean over tokens.
     """
     return -logps if weights is None else -logps * weights
+
+
+def z_loss(lse: Tensor, coef: float) -> Tensor:
+    """Pull of the softmax' normaliser towards 1, coef·(log Z)², so that logits do not drift.
+
+    lse: (N,) float, logsumexp of the logits. Returns (N,), nats; divide the sum by the global
+    number of tokens. Chowdhery et al. 2022 (PaLM, arXiv:2204.02311), section 5, with coef 1e-4.
+    """
+    return coef * lse**2
 
 
 def bradley_terry(

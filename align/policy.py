@@ -98,7 +98,7 @@ class Policy:
     def collate(self, groups: Sequence[TokenGroup], *, packed: bool = False) -> GroupBatch:
         """Lay groups out for this model."""
         layout = "packed" if packed else self.layout
-        return collate(groups, self.pad_id, layout, row_length=self.config.data.max_length)
+        return collate(groups, self.pad_id, layout, row_length=self.config.row_length)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write what `from_pretrained` reads: merged weights, tokenizer, generation settings.

@@ -89,10 +89,13 @@ def load_tokenizer(path: str, config: Config) -> Any:
     return tokenizer
 
 
-def load_body(path: str, config: Config, *, heads: int = 0, whole: bool = False) -> Any:
+def load_body(
+    path: str, config: Config, *, heads: int = 0, whole: bool = False, kind: Any = None
+) -> Any:
     """A transformers model without dropout (but for pre-training), use_cache off.
 
     heads: 0 a causal LM, else a sequence classifier with so many outputs. whole: never quantised.
+    kind: another auto class in place of the causal LM's.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -105,7 +108,7 @@ def load_body(path: str, config: Config, *, heads: int = 0, whole: bool = False)
             kwargs["attn_implementation"] = config.policy.attn_implementation
         if config.policy.quantization and not whole:
             kwargs["quantization_config"] = _quantization(config)
-        kind: Any = AutoModelForCausalLM
+        kind = kind or AutoModelForCausalLM
         if heads:
             kind, shape.num_labels = AutoModelForSequenceClassification, heads
         model, info = kind.from_pretrained(path, output_loading_info=True, **kwargs)
@@ -259,13 +262,14 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
 
 def layout(model: Any, config: Config) -> str:
     """The layout that policy.layout asks for; auto and grouped need a model that can take it."""
-    asked, obstacle = config.policy.layout, grouped_obstacle(model, config.data.max_length)
+    asked, obstacle = config.policy.layout, grouped_obstacle(model, config.row_length)
     if obstacle is None:
         return "plain" if asked == "plain" else "grouped"
     if asked == "grouped":
         raise UserError("policy.layout", asked, f"cannot be used: {obstacle}", "Use 'auto'")
-    if config.method == "sft" and config.sft.packing:
-        raise UserError("sft.packing", True, f"cannot be used: {obstacle}", "Use false")
+    if config.packs:
+        key = "sft.packing" if config.method == "sft" else "pretrain.document_mask"
+        raise UserError(key, True, f"cannot be used: {obstacle}", "Use false")
     return "plain"
 
 
@@ -283,7 +287,7 @@ def grouped_obstacle(model: Any, max_length: int) -> str | None:
     window = getattr(shape, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else bool(window)
     if slides and window and window < max_length:
-        return f"its attention window of {window} tokens is shorter than data.max_length"
+        return f"its attention window of {window} tokens is shorter than a row of {max_length}"
     kernel = model.config._attn_implementation
     if kernel not in ("sdpa", "eager"):
         return f"attn_implementation {kernel} takes no mask of its own"

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from align.distributed import max_over_ranks, zero3
 from align.groups import GroupBatch
-from align.logprobs import chunk_count, token_logps
+from align.logprobs import chunk_count, token_logps, token_logps_lse
 
 CRITIC_ADAPTER = "critic"
-WANTS = ("logps", "entropy", "ref_logps", "values", "end_values", "scores")
+WANTS = ("logps", "lse", "entropy", "ref_logps", "values", "end_values", "scores")
 
 
 class PolicyModule(nn.Module):
@@ -66,9 +66,10 @@ class PolicyModule(nn.Module):
         """Return the wanted tensors.
 
         logps, entropy, ref_logps, values: (N,), of the batch's predicted tokens; a value is that of
-        the position that predicts. end_values: (C,), at each candidate's last token. scores:
-        (C, heads). Where the batch carries a second one (batch.also) its log-probs come back as
-        "also_logps": a loss that mixes two kinds of data is still one forward for the wrapper.
+        the position that predicts. lse: (N,), the normalisers logsumexp(logits), with logps beside
+        them. end_values: (C,), at each candidate's last token. scores: (C, heads). Where the batch
+        carries a second one (batch.also) its log-probs come back as "also_logps": a loss that mixes
+        two kinds of data is still one forward for the wrapper.
         """
         unknown = set(want) - set(WANTS)
         if unknown:
@@ -80,7 +81,10 @@ class PolicyModule(nn.Module):
             hidden = self._hidden(self.lm, batch)
             out["scores"] = _apply(head_of(self.lm), hidden[batch.end_row, batch.end_col])
             return out
-        if "logps" in want or "entropy" in want or shared:
+        if "lse" in want:
+            hidden = self._hidden(self.lm, batch)
+            out["logps"], out["lse"] = self._logps_lse(hidden, batch)
+        elif "logps" in want or "entropy" in want or shared:
             hidden = self._hidden(self.lm, batch)
             if "logps" in want or "entropy" in want:
                 out |= self._logps(self.lm, hidden, batch, temperature, "entropy" in want)
@@ -112,20 +116,28 @@ class PolicyModule(nn.Module):
     def _logps(
         self, model: nn.Module, hidden: Tensor, batch: GroupBatch, temperature: float, entropy: bool
     ) -> dict[str, Tensor]:
-        head, config = base_model(model).get_output_embeddings(), base_model(model).config
-        chunks = chunk_count(batch.num_tokens, head)
+        rows = hidden[batch.pred_row, batch.pred_col]
+        head, options = self._head(model, batch.num_tokens)
         logps, ent = token_logps(
-            hidden[batch.pred_row, batch.pred_col],
-            batch.labels,
-            head,
-            temperature=temperature,
-            want_entropy=entropy,
-            softcap=getattr(config, "final_logit_softcapping", None),
-            scale=logit_scale(config),
-            # Under ZeRO-3 each call of the head gathers it, on all ranks together.
-            min_chunks=int(max_over_ranks(chunks)) if zero3() else 1,
+            rows, batch.labels, head, temperature=temperature, want_entropy=entropy, **options
         )
         return {"logps": logps} if ent is None else {"logps": logps, "entropy": ent}
+
+    def _logps_lse(self, hidden: Tensor, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+        head, options = self._head(self.lm, batch.num_tokens)
+        rows = hidden[batch.pred_row, batch.pred_col]
+        return token_logps_lse(rows, batch.labels, head, **options)
+
+    def _head(self, model: nn.Module, tokens: int) -> tuple[Any, dict[str, Any]]:
+        """A model's head, and how `align.logprobs` has to apply it to so many tokens."""
+        head, config = base_model(model).get_output_embeddings(), base_model(model).config
+        chunks = chunk_count(tokens, head)
+        return head, {
+            "softcap": getattr(config, "final_logit_softcapping", None),
+            "scale": logit_scale(config),
+            # Under ZeRO-3 each call of the head gathers it, on all ranks together.
+            "min_chunks": int(max_over_ranks(chunks)) if zero3() else 1,
+        }
 
     def _ref_logps(self, batch: GroupBatch, temperature: float) -> Tensor:
         with torch.no_grad():

@@ -63,7 +63,10 @@ def inputs(config: Config) -> dict[str, dict[str, str | None]]:
             file = reward.path.rpartition(":")[0] if reward.kind == "function" else reward.path
             paths[f"rewards.{i}.path"] = file if reward.kind != "http" else None
     for name in sorted(filter(None, names)):
-        paths[f"data.{name}"] = getattr(data, name)
+        if name == "text" and isinstance(data.text, dict):
+            paths |= {f"data.text.{i}": path for i, path in enumerate(data.text)}
+        else:
+            paths[f"data.{name}"] = getattr(data, name)
     if method != "tokenizer":
         paths["policy.path"] = config.policy.path
     if method == "tokenizer":
@@ -100,6 +103,8 @@ def recipe_hash(config: Config) -> str:
         rewards = [(r.kind, r.weight, r.calibrated) for r in config.rewards]
         relevant |= {"rollout": tree["rollout"], "rewards": rewards}
         relevant |= {"sft": tree["sft"]} if config.ppo.ptx_coef > 0 else {}
+    if isinstance(config.data.text, dict):
+        relevant["weights"] = [*config.texts.values()]
     for name in ("text", "sft", "preferences", "prompts", "validation"):
         relevant["data"].pop(name, None)  # their contents count, not their names
     relevant.get("policy", {}).pop("path", None)

@@ -34,6 +34,7 @@ MAINS = {
     "evaluate_policy": "align.evaluation.evaluate_policy",
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
+    "generate": "align.evaluation.generate",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)

@@ -53,19 +53,20 @@ class Counting:
 
     def texts(self, config: Config) -> Iterator[str]:
         """Yield them once."""
-        assert config.data.text is not None  # config_checks asks for it
-        for text in _paragraphs(config.data.text, "data.text"):
-            self.number += 1
-            yield text
+        for path in config.texts:
+            for text in _paragraphs(path, "data.text"):
+                self.number += 1
+                yield text
         if not self.number:
-            raise UserError("data.text", config.data.text, "holds no text", "Give a file with text")
+            files = ", ".join(config.texts)
+            raise UserError("data.text", files, "holds no text", "Give a file with text")
 
 
-def _paragraphs(path: str, field: str) -> Iterator[str]:
+def _paragraphs(path: str, field: str, split: str = "train") -> Iterator[str]:
     """The paragraphs of a file; UserError for one that is no Unicode text."""
     from align.fresh import paragraphs
 
-    for number, text in enumerate(paragraphs(path, field), start=1):
+    for number, text in enumerate(paragraphs(path, field, split), start=1):
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -157,13 +158,16 @@ def _measure(
 
 def _measured(config: Config) -> str:
     """The file that the figures are taken on: held-out text where there is some."""
-    return str(config.data.validation or config.data.text)
+    return config.data.validation or ", ".join(config.texts)
 
 
 def _texts(config: Config) -> Iterator[str]:
     """The first paragraphs of that file."""
-    field, limit = ("validation", MEASURED) if config.data.validation else ("text", _OWN_MEASURED)
-    return itertools.islice(_paragraphs(_measured(config), f"data.{field}"), limit)
+    if config.data.validation:
+        texts = _paragraphs(config.data.validation, "data.validation", "validation")
+        return itertools.islice(texts, MEASURED)
+    own = (_paragraphs(path, "data.text") for path in config.texts)
+    return itertools.islice(itertools.chain.from_iterable(own), _OWN_MEASURED)
 
 
 def _samples(config: Config, tokenizers: dict[str, Any]) -> list[dict[str, Any]]:
@@ -185,5 +189,5 @@ def _samples(config: Config, tokenizers: dict[str, Any]) -> list[dict[str, Any]]
 def _write_counts(config: Config, run_dir: Path, used: int) -> None:
     from align.files import write_atomic
 
-    counts = [{"file": config.data.text, "used": used, "dropped": {}, "truncated": 0}]
+    counts = [{"file": ", ".join(config.texts), "used": used, "dropped": {}, "truncated": 0}]
     write_atomic(run_dir / "data_counts.json", json.dumps(counts, ensure_ascii=False) + "\n")

@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "loss": "training objective, nats (per token for SFT and pretraining, per pair for DPO)",
         "loss/sft": "negative log-likelihood of the chosen completion, nats per token",
         "loss/odds": "odds-ratio term of ORPO, nats",
+        "loss/z": "pull of the softmax' normaliser towards 1, part of the loss",
         "perplexity": "exp of the loss per token",
         "accuracy": "share of held-out pairs in which the chosen completion scores higher",
         "learning_rate": "step size of the schedule",
@@ -67,6 +68,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "time/score": "seconds of scoring per update",
         "time/optimise": "seconds of optimisation per update",
         "tokens_per_s": "tokens processed per second",
+        "mfu": "operations that the model needs, as a share of the devices' peak",
     },
 }
 OTHER = "Other"

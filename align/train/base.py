@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from align.distributed import barrier, max_over_ranks, sum_over_ranks
@@ -28,6 +28,7 @@ from align.train.batches import FILLER, GroupDataset, StepBatches
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
 from align.train.resume import COMPLETE, is_over, restore, step_of, write_state
+from align.train.schedule import Scheduled
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -41,7 +42,7 @@ class Objective(NamedTuple):
     stats: Stats
 
 
-class AlignTrainer(Trainer):
+class AlignTrainer(Scheduled):
     """Shared by all methods; see the module's text.
 
     train, held_out: groups. watches_loss: whether a jump of the loss means trouble (not in PPO).
@@ -101,7 +102,7 @@ class AlignTrainer(Trainer):
 
     def collate(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
         """One micro-batch as the Trainer hands it on: the groups, and their batches."""
-        packed = self.settings.method == "sft" and self.settings.sft.packing
+        packed = self.settings.packs
         parts = cut.pieces(groups, self.token_budget, self.policy.layout)
         tokens = sum(len(g.prompt_ids) + sum(map(len, g.completions)) for g in groups)
         return {

@@ -115,8 +115,7 @@ def token_budget(config: Config, device: torch.device, *, deepspeed: bool) -> in
         return None
     if config.train.max_tokens_per_batch is not None:
         return config.train.max_tokens_per_batch
-    packed = config.method == "sft" and config.sft.packing
-    return None if deepspeed or packed or device.type != "cpu" else CPU_TOKENS
+    return None if deepspeed or config.packs or device.type != "cpu" else CPU_TOKENS
 
 
 def pieces(groups: Sequence[TokenGroup], budget: int | None, layout: str) -> list[list[TokenGroup]]:

@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 from align.distributed import any_rank
 
 _WINDOW, _ENOUGH = 50, 10
+SCALER_STEPS = 20
+"""Steps in a row that float16's loss scaler may leave out; each halves its scale."""
 # A loss near zero may double at every step: below this rise nothing is a spike. Nats.
 _FLOOR = 1.0
 
@@ -56,6 +58,7 @@ class Guard:
         more = "; or set train.loss_spike.action: continue to leave such steps out"
         raise TrainingDiverged(
             f"step {step}: {what}. {kept}. Lower train.learning_rate, lengthen train.warmup_steps, "
+            "clip harder with train.max_grad_norm, "
             f"look at the data of this step{more if self.can_skip else ''}."
         )
 
@@ -74,12 +77,17 @@ class GuardCallback(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self._scaled = 0  # steps in a row that the loss scaler left out
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the gradient before the step, or before a checkpoint where DeepSpeed stepped."""
         trainer = self.trainer
         guard: Guard = trainer.guard
-        if any_rank(not math.isfinite(self._norm())):
+        finite = not any_rank(not math.isfinite(self._norm()))
+        self._scaled = 0 if finite else self._scaled + 1
+        # A scale that is too large is how a float16 run begins: the scaler finds a smaller one.
+        scales = trainer.accelerator.scaler is not None and self._scaled <= SCALER_STEPS
+        if not finite and not scales:
             what = "the gradient is not finite"
             guard.bad(what, state.global_step + 1, trainer._last_checkpoint())
         if guard.skip_next:

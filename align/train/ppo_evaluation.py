@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from align.groups import TokenGroup
 from align.records import messages_json
 from align.rollout import rank_seed
 from align.train.batches import FILLER, eval_parts
-from align.train.callbacks import plain
+from align.train.samples import append_samples
 
 if TYPE_CHECKING:
     from align.train.ppo import PpoTrainer
@@ -57,7 +56,8 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
             })  # fmt: skip
     everything = [row for ranked in gather_objects(rows) for row in ranked]
     if rank() == 0:
-        _append(Path(str(args.output_dir)) / "samples.jsonl", everything, trainer.state.global_step)
+        file = Path(str(args.output_dir)) / "samples.jsonl"
+        append_samples(file, everything, trainer.state.global_step)
     barrier()
     scores = torch.tensor([row["score"] for row in everything], dtype=torch.float64)
     count = len(everything)
@@ -68,23 +68,3 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
         "length/mean": sum(row["tokens"] for row in everything) / count,
         "eos_rate": sum(row["finished"] for row in everything) / count,
     }
-
-
-def _append(path: Path, rows: list[dict[str, Any]], step: int) -> None:
-    """Add an evaluation's samples; those of the same or a later step belong to a lost part."""
-    kept = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] < step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
-    new = [json.dumps({k: _json(v) for k, v in r.items()}, ensure_ascii=False) for r in rows]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join([*kept, *new]) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _json(value: Any) -> Any:
-    return value if isinstance(value, list) else plain(value)

@@ -29,6 +29,9 @@ _FREE = {
     "per_device_eval_batch_size", "max_tokens_per_batch", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "load_best_model_at_end", "metric_for_best_model",
     "greater_is_better", "ddp_backend", "use_cpu",
+    # Of another section than train's.
+    "pretrain.sample_prompts", "pretrain.samples", "pretrain.sample_tokens",
+    "pretrain.shard_tokens", "pretrain.preset",
 }  # fmt: skip
 _ONLY_MEASURED = {"data.validation", "eval.prompts"}
 _FREE_PREFIXES = ("logging_", "eval_", "save_", "dataloader_")

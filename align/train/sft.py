@@ -37,9 +37,13 @@ class TokenTrainer(AlignTrainer):
         import math
 
         for name in [n for n in logs if n in ("loss", "eval_loss")]:
-            if logs[name] < 50 and (self.finite or name == "eval_loss"):
-                logs[name.replace("loss", "perplexity")] = math.exp(logs[name])
+            if self.nll(logs, name) < 50 and (self.finite or name == "eval_loss"):
+                logs[name.replace("loss", "perplexity")] = math.exp(self.nll(logs, name))
         super().log(logs, start_time)
+
+    def nll(self, logs: dict[str, float], name: str) -> float:
+        """What the perplexity is exp of: the loss itself, where nothing is added to it."""
+        return logs[name]
 
 
 def train(config: Config) -> dict[str, float]:

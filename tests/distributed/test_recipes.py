@@ -117,6 +117,35 @@ def test_two_processes_take_the_steps_of_one(pair):
     close(alone, both)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(("--pretrain.document_mask", "true", "--pretrain.z_loss", 0.01), id="mask"),
+        pytest.param(("--pretrain.streaming", "true"), id="streaming"),
+        pytest.param(
+            ("--pretrain.arch", "bert", "--policy.path", "null", "--tokenizer.vocab_size", 290),
+            id="bert",
+        ),
+    ],
+)
+def test_two_processes_pretrain_as_one(tmp_path, extra):
+    """A mixture, in the stage's own ways of making rows: no world size changes a step."""
+    texts = {}
+    for name, line, weight in (
+        ("zh", "春天有樱花、桃花、杏花和油菜花，长城很长。", 3),
+        ("en", "A spider has eight legs. Leaves fall in autumn.", 1),
+    ):
+        file = tmp_path / f"{name}.txt"
+        file.write_text("".join(f"{i} {line}\n" for i in range(20)), encoding="utf-8")
+        texts[str(file)] = weight
+    more = (*SGD, "--data.text", json.dumps(texts), "--data.validation_fraction", 0.1, *extra)
+    both = two("pretrain", tmp_path / "two", "cpu2", *more)
+    alone = one("pretrain", tmp_path / "one", *more)
+    if "bert" not in extra:  # whose own folder holds its start
+        assert apart(alone, both) < 2e-5
+    close(alone, both)
+
+
 def test_a_tool_runs_once_under_two_processes(tmp_path):
     text = tmp_path / "in.txt"
     text.write_text("房间很干净，早餐也不错。\nA quiet room with a good breakfast.\n" * 2)

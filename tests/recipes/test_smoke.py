@@ -20,7 +20,8 @@ from transformers import (
 from align.config import load_config
 from reward_models.scorer import Scorer
 
-TOOLS = ("clean_corpus", "import_annotations", "evaluate_policy", "compare_runs", "export_model")
+TOOLS = ("clean_corpus", "import_annotations", "evaluate_policy", "compare_runs", "export_model",
+         "generate")  # fmt: skip
 LANGUAGE_MODELS = ("pretrain", "sft", "dpo", "orpo", "ppo")
 # What a log line of the first step must hold besides loss, grad_norm and learning_rate.
 FIGURES = {

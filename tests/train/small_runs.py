@@ -22,7 +22,7 @@ CONSTANT = ("--train.lr_scheduler_type", "constant")
 FILES = ("model.safetensors", "critic/model.safetensors", "critic/critic.safetensors",
          "adapter/adapter_model.safetensors")  # fmt: skip
 # What the clock decides, and the last line of a run, which has nothing else.
-TIMING = ("tokens_per_s", "runtime", "per_second", "time/")
+TIMING = ("tokens_per_s", "mfu", "runtime", "per_second", "time/")
 
 
 @functools.cache

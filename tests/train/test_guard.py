@@ -240,3 +240,24 @@ def test_ppo_has_no_spikes(tmp_path, monkeypatch):
     rows = [row for row in runs.figures(folder) if "loss" in row]
     assert rows[11]["loss"] > 1.0
     assert not any("skipped_steps" in row for row in rows)
+
+
+def test_the_loss_scaler_may_leave_out_some_steps_but_not_all():
+    from types import SimpleNamespace
+
+    from align.train.guard import SCALER_STEPS, GuardCallback
+
+    model = torch.nn.Linear(1, 1)
+    model.weight.grad = torch.full((1, 1), math.inf)
+    trainer = SimpleNamespace(
+        guard=Guard(False, 5.0), model=model, is_deepspeed_enabled=False,
+        accelerator=SimpleNamespace(scaler=object()), _last_checkpoint=lambda: None,
+    )  # fmt: skip
+    callback, state = GuardCallback(trainer), SimpleNamespace(global_step=0)
+    for _ in range(SCALER_STEPS):
+        callback.on_pre_optimizer_step(None, state, None)
+    with pytest.raises(TrainingDiverged, match="the gradient is not finite"):
+        callback.on_pre_optimizer_step(None, state, None)
+    trainer.accelerator.scaler = None  # without one the first is one too many
+    with pytest.raises(TrainingDiverged):
+        GuardCallback(trainer).on_pre_optimizer_step(None, state, None)

@@ -54,7 +54,8 @@ def in_parts(method: str, folder: Path, whole: int, stops: tuple, *extra: object
         assert not list(folder.glob("*.old-*"))  # going on sets nothing aside
     same(folder / "whole", folder / "parts")
     both = [runs.figures(folder / part) for part in ("whole", "parts")]
-    if method == "ppo":  # its "epoch" is the share of max_steps, which the parts have less of
+    # Their "epoch" is the share of max_steps, which the parts have less of.
+    if method == "ppo" or "--pretrain.streaming" in extra:
         both = [[{k: v for k, v in row.items() if k != "epoch"} for row in x] for x in both]
     assert both[0] == both[1]
     assert [r["step"] for r in runs.figures(folder / "parts") if "loss" in r] == [
