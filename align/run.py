@@ -19,7 +19,7 @@ from typing import Any
 from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import StopRequested, UserError
-from align.config_pretrain import check_corpus
+from align.data.corpus_check import check_corpus
 from align.files import write_atomic
 from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
 

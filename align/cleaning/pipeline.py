@@ -72,6 +72,8 @@ def run(job: Job, say: Say = print) -> Result | None:
     if (work / "fingerprint").is_file() and (work / "fingerprint").read_text() != mark:
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
+    for left in work.glob(".unit-*"):
+        shutil.rmtree(left, ignore_errors=True)
     write_atomic(work / "fingerprint", mark)
     units = units_of(files, job.unit_bytes) if job.unit_bytes else units_of(files)
     stored = _units(job, files, units, work, say)
@@ -200,7 +202,7 @@ def _each(tasks: list[Any], workers: int) -> Iterator[int]:
             yield i
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, _remember_parent, (os.getpid(),)) as pool:
         running = {pool.submit(_work, *task): i for i, task in enumerate(tasks)}
         try:
             for future in as_completed(running):
@@ -214,12 +216,20 @@ def _each(tasks: list[Any], workers: int) -> Iterator[int]:
 
 
 _tools: Tools | None = None
+_parent: int | None = None
+
+
+def _remember_parent(pid: int) -> None:
+    global _parent
+    _parent = pid
 
 
 def _work(
     settings: Settings, sources: list[str], files: dict[str, int], folder: str, unit: Unit
 ) -> None:
     global _tools
+    if _parent is not None and os.getppid() != _parent:
+        os._exit(1)  # the run was killed: nobody waits for this unit
     if _tools is None or _tools.settings != settings:
         _tools = Tools(settings)
     UnitRun(_tools, sources, files, Path(folder)).run(unit)

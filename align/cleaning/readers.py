@@ -48,7 +48,7 @@ class Reader:
     def _guarded(self, file: InputFile, unit: Unit) -> Iterator[Place]:
         try:
             yield from _READERS[file.kind](self, file, unit)
-        except PermissionError as error:
+        except (PermissionError, FileNotFoundError) as error:
             self.refuse(file, 0, "unreadable_file", str(error.strerror))
         except DAMAGE as error:
             self.refuse(file, 0, "damaged_file", f"{type(error).__name__}: {error}")

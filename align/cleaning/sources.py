@@ -99,7 +99,9 @@ def _expand(given: str) -> list[tuple[Path, str]]:
             for name in names
             if not name.startswith(".")
         )
-        return [(p, p.relative_to(root).as_posix()) for p in inside if p.is_file()]
+        # A link to nothing is a file that cannot be read, which is said.
+        inside = [p for p in inside if p.is_file() or p.is_symlink()]
+        return [(p, p.relative_to(root).as_posix()) for p in inside]
     if root.exists():
         return [(root, root.name)]
     if glob.has_magic(given):

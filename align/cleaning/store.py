@@ -7,6 +7,7 @@ Everything is appended as it comes, so that a unit may be larger than memory.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.temporary = folder.with_name(f".{folder.name}.tmp")
+        # A worker of a run that was killed may still be at it: each has a folder of its own.
+        self.temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self._open = {
@@ -64,8 +66,12 @@ class Writer:
             file.close()
         text = json.dumps(counting.to_json(), ensure_ascii=False)
         (self.temporary / "counts.json").write_text(text, encoding="utf-8", errors="replace")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.temporary.rename(self.folder)
+        try:
+            self.temporary.rename(self.folder)
+        except OSError:
+            if not self.folder.is_dir():
+                raise
+            shutil.rmtree(self.temporary)  # the same unit, finished by another
 
     def abandon(self) -> None:
         """Leave nothing."""

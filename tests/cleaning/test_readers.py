@@ -319,6 +319,8 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(readers, "open_bytes", refuse)
     assert read(tmp_path) == ([ZH], [(0, "unreadable_file")])
+    (tmp_path / "c.txt").symlink_to(tmp_path / "gone")
+    assert read(tmp_path) == ([ZH], [(0, "unreadable_file")] * 2)
     assert os.path.exists(tmp_path / "a.txt")
 
 

@@ -278,7 +278,8 @@ def test_finished_units_are_not_read_again(corpus, tmp_path, monkeypatch):
     assert not (tmp_path / "o/.work").exists()
 
 
-def test_a_killed_run_goes_on(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_run_goes_on(tmp_path, workers):
     source = tmp_path / "in"
     source.mkdir()
     for i in range(40):
@@ -290,7 +291,7 @@ def test_a_killed_run_goes_on(tmp_path):
         "from align.cleaning.main import main; sys.exit(main(sys.argv[1:]))"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-c", script, "--input", str(source), "--workers", "1",
+    argv = [sys.executable, "-c", script, "--input", str(source), "--workers", workers,
             "--exact_duplicates", "--near_duplicates", "0"]  # fmt: skip
     killed = subprocess.Popen([*argv, "--output", str(tmp_path / "o")], env=env)
     deadline = time.monotonic() + 60
