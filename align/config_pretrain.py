@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
@@ -55,35 +54,6 @@ def fill_defaults(config: Config) -> None:
         args.setdefault(name, value)
     if config.policy.path in (None, "auto"):
         args.setdefault("learning_rate", RATE_FROM_NOTHING)
-
-
-def check_corpus(config: Config) -> None:
-    """Raise UserError for a corpus that can be seen to hold too little, before anything is written.
-
-    No tokenizer is loaded: a text has at most a token a byte, and its EOS. What passes here and has
-    too few tokens all the same is refused when it has been tokenised.
-    """
-    from align.data.corpus import iter_texts
-    from align.jsonl import RecordError
-
-    block = config.pretrain.block_size
-    for path in config.texts:
-        if (Path(path) / "index.json").is_file():
-            continue  # its own reader knows what it holds
-        most = 0
-        try:
-            for text in iter_texts(path):
-                most += len(text.encode("utf-8", "surrogatepass")) + 1
-                if most >= block:
-                    break
-        except RecordError as error:
-            reason = f"cannot be read: {error}"
-            raise UserError("data.text", path, reason, "Correct the file") from error
-        if not most:
-            raise UserError("data.text", path, "holds no text", "Give .txt or .jsonl with {text}")
-        if most < block:
-            reason = f"has at most {most} tokens, fewer than a row of pretrain.block_size={block}"
-            raise UserError("data.text", path, reason, "Lower block_size, or give more text")
 
 
 def check_pretrain(config: Config) -> None:
