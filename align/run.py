@@ -19,7 +19,6 @@ from typing import Any
 from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import StopRequested, UserError
-from align.data.corpus_check import check_corpus
 from align.files import write_atomic
 from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
 
@@ -102,6 +101,8 @@ def _execute(config: Config, argv: list[str]) -> int:
     run_dir = Path(config.train.output_dir)
     prepare(config)
     if config.method == "pretrain":
+        from align.data.corpus_check import check_corpus
+
         check_corpus(config)
     if config.method != "tokenizer":
         find_checkpoint(config)  # a refusal comes before anything is written

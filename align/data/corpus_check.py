@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config_errors import UserError
 from align.data.corpus import iter_texts
+from align.data.token_shards import is_token_folder
 from align.jsonl import RecordError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_corpus(config: Config) -> None:
     """
     block = config.pretrain.block_size
     for path in config.texts:
-        if (Path(path) / "index.json").is_file():
+        if is_token_folder(path):
             continue  # its own reader knows what it holds
         most = 0
         try:

@@ -12,7 +12,7 @@ import numpy as np
 
 WORK_CHARS = 1 << 18
 """Characters that are tokenised at once: what decides the memory that building takes."""
-PIECE_CHARS = 1 << 20
+PIECE_CHARS = 1 << 18
 """A longer text is tokenised in pieces, cut before white space where there is some."""
 _LOOK_BACK = 1 << 12
 
