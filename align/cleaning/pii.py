@@ -19,7 +19,13 @@ _EMAIL = re.compile(
 _ID_NUMBER = re.compile(
     r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d{9}[0-9Xx](?![0-9A-Za-z])", re.ASCII
 )
-_CARD = re.compile(r"(?<![0-9A-Za-z.-])[3-6](?:[ -]?\d){12,18}(?![0-9A-Za-z]|[.-]\d)", re.ASCII)
+# Digits in one piece, or in fours with one separator; 4-6-5 as on some cards.
+_CARD = re.compile(
+    r"(?<![0-9A-Za-z.-])(?:[3-6]\d{12,18}"
+    r"|[3-6]\d{3}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?|3[47]\d{2}([ -])\d{6}\2\d{5}"
+    r")(?![0-9A-Za-z]|[.-]\d)",
+    re.ASCII,
+)
 _PHONE = re.compile(
     r"(?<![0-9A-Za-z_./=-])(?:"
     # China: mobile with or without +86, landline with its area code, 400 and 800 numbers.
@@ -101,12 +107,26 @@ def redact(text: str, kinds: Iterable[str], found: Counter[str]) -> str:
         if kind not in wanted:
             continue
         for pattern in patterns:
-            text = pattern.sub(lambda m, k=kind, c=check: _mark(m[0], k, c, found), text)
+            text = pattern.sub(lambda m, k=kind, c=check: _mark(m, k, c, found), text)
     return text
 
 
-def _mark(text: str, kind: str, check: Callable[[str], bool], found: Counter[str]) -> str:
-    if not check(text):
-        return text
+def _mark(
+    match: re.Match[str], kind: str, check: Callable[[str], bool], found: Counter[str]
+) -> str:
+    if not check(match[0]) or (kind == "ip" and _is_heading(match)):
+        return match[0]
     found[kind] += 1
     return f"<{kind.upper()}>"
+
+
+def _small(address: str) -> bool:
+    parts = address.split(".")
+    return len(parts) == 4 and all(int(part) < 40 for part in parts)
+
+
+def _is_heading(match: re.Match[str]) -> bool:
+    """Whether a line begins with four numbers and a full stop or space, as section 4.2.2.1 does."""
+    text, start, end = match.string, match.start(), match.end()
+    alone = not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t#*")
+    return alone and (text[end : end + 1] == "." or _small(match[0]))

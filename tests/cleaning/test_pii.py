@@ -28,6 +28,8 @@ def redacted(text: str, *kinds: str) -> str:
         ("6222021234567890128", "<BANK_CARD>"),
         ("卡号 4111 1111 1111 1111", "卡号 <BANK_CARD>"),
         ("6222021234567890127", "6222021234567890127"),
+        ("3782 822463 10005", "<BANK_CARD>"),
+        ("212.94.201.10 answers", "<IP> answers"),
         ("from 93.184.216.34 and 2606:2800:220:1::1 ok", "from <IP> and <IP> ok"),
     ],
 )
@@ -51,6 +53,8 @@ def test_personal_data_is_replaced(text, wanted):
         "@user and foo@bar",
         "http://a.com/13812345678",
         "2020-2021",
+        "### 4.2.2.1. Installation\n4.2.2.1 Upgrades\n 12.3.1.7. 安装",
+        "3526 2021-07-25 20:43",
         "0000000000000000",
     ],
 )
