@@ -91,6 +91,12 @@ def script_table() -> np.ndarray:
 
 
 @cache
+def census_table() -> np.ndarray:
+    """(0x110000,) uint8: class · len(SCRIPTS) + script of every code point."""
+    return class_table() * np.uint8(len(SCRIPTS)) + script_table()
+
+
+@cache
 def fold_table() -> np.ndarray:
     """(0x110000,) uint32: lower case, and full-width letters and digits as ASCII."""
     table = np.arange(_HIGHEST, dtype=np.uint32)

@@ -14,7 +14,6 @@ import numpy as np
 
 from align.cleaning.chars import (
     BROKEN,
-    CLASSES,
     DIGIT,
     HAN,
     KANA,
@@ -59,14 +58,7 @@ class Figures:
 
     def count(self, *classes: int) -> np.ndarray:
         """(D,) characters of these classes."""
-        return self.once("classes", self._classes)[:, list(classes)].sum(axis=1)
-
-    def _classes(self) -> dict[str, np.ndarray]:
-        batch = self.batch
-        doc = np.repeat(np.arange(len(batch)), batch.sizes + 1) * CLASSES
-        counts = np.bincount(doc + batch.classes, minlength=len(batch) * CLASSES)
-        counts = counts.reshape(len(batch), CLASSES)
-        return {"classes": counts}
+        return self.batch.census[:, list(classes)].sum(axis=(1, 2))
 
     def solid(self) -> np.ndarray:
         """(D,) characters that are no space or line end."""

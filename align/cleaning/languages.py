@@ -37,10 +37,7 @@ def languages(batch: Batch, classify: bool = True) -> list[str]:
     classify: false leaves texts that their script does not settle as the script's commonest
     language (en, ru, ar, hi).
     """
-    scripts = batch.scripts.astype(np.int64)
-    doc = np.repeat(np.arange(len(batch)), batch.sizes + 1)
-    counts = np.bincount(doc * len(SCRIPTS) + scripts, minlength=len(batch) * len(SCRIPTS))
-    counts = counts.reshape(len(batch), len(SCRIPTS))
+    counts = batch.census.sum(axis=1)
     counts[:, 0] = 0
     # A Latin word is as much text as one or two Han characters.
     weights = np.ones(len(SCRIPTS))

@@ -20,6 +20,7 @@ _POSITION = (np.uint64(1) << _POSITION_BITS) - np.uint64(1)
 def repetition(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """(share in repeated 5- to 10-grams, share of the commonest 2- to 4-gram), both (D,) in [0, 1].
 
+    The commonest is looked for among those that occur three times.
     Shares of the characters in words. An occurrence overlapping the one before it is counted once.
     """
     words, texts = batch.words, len(batch)
@@ -82,7 +83,9 @@ def _most(
     fresh = np.minimum(gap, n)
     taken = lengths[members + n] - lengths[members + n - fresh]
     firsts = np.flatnonzero(begin)
-    np.maximum.at(top, doc[members[firsts]], np.add.reduceat(taken, firsts).astype(float))
+    often = np.diff(np.append(firsts, len(begin))) > 2  # a short text may say a thing twice
+    firsts, taken = firsts[often], np.add.reduceat(taken, firsts)[often]
+    np.maximum.at(top, doc[members[firsts]], taken.astype(float))
 
 
 def line_measures(batch: Batch) -> dict[str, np.ndarray]:

@@ -12,15 +12,17 @@ from functools import cached_property
 import numpy as np
 
 from align.cleaning.chars import (
+    CLASSES,
     DIGIT,
     HAN,
     KANA,
     LETTER,
+    SCRIPTS,
     UNSPACED,
+    census_table,
     class_table,
     code_points,
     fold_table,
-    script_table,
     utf8_sizes,
 )
 
@@ -65,9 +67,18 @@ class Batch:
         return class_table()[self.codes]
 
     @cached_property
-    def scripts(self) -> np.ndarray:
-        """(C,) uint8, the script of every character."""
-        return script_table()[self.codes]
+    def doc(self) -> np.ndarray:
+        """(C,) the text of every character."""
+        return np.repeat(np.arange(len(self)), self.sizes + 1)
+
+    @cached_property
+    def census(self) -> np.ndarray:
+        """(D, CLASSES, scripts): characters of each text by class and script, its NUL included."""
+        kinds = CLASSES * len(SCRIPTS)
+        found = self.doc * kinds
+        found += census_table()[self.codes]
+        counts = np.bincount(found, minlength=len(self) * kinds)
+        return counts.reshape(len(self), CLASSES, len(SCRIPTS))
 
     @cached_property
     def folded(self) -> np.ndarray:
@@ -93,7 +104,7 @@ class Batch:
         solid = self.classes > 2
         solid |= self.classes == 0
         where = np.flatnonzero(solid)
-        doc = np.repeat(np.arange(len(self)), self.sizes + 1)[where]
+        doc = self.doc[where]
         counts = np.bincount(doc, minlength=len(self))
         firsts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         place = (np.arange(len(where)) - firsts[doc]).astype(np.uint64)

@@ -25,7 +25,8 @@ from align.cleaning.store import LINE, ROW, Writer
 from align.cleaning.tokens import Batch
 from align.config_errors import UserError
 
-BATCH_CHARS = 1 << 19
+# Arrays of a batch stay in the processor's cache.
+BATCH_CHARS = 1 << 17
 # Longer documents are cut where a paragraph ends: a batch, and a row, stay small.
 DOCUMENT_CHARS = 1 << 20
 

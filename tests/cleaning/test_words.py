@@ -75,12 +75,12 @@ def test_no_repetition():
 
 
 def test_repeated_ngrams_count_from_the_second_time():
-    # Twelve words of two letters; the last six repeat the first six.
+    # Words of two letters; the last six repeat the first six.
     six = "aa bb cc dd ee ff"
-    twice, top = shares(f"{six} {six}")
-    assert twice == [pytest.approx(0.5)]
-    # "aa bb cc dd" twice: 16 of 24 letters.
-    assert top == [pytest.approx(16 / 24)]
+    twice, top = shares(f"{six} {six}", f"{six} {six} {six}")
+    assert twice == [pytest.approx(0.5), pytest.approx(2 / 3)]
+    # "aa bb cc dd" three times: 24 of 36 letters; twice is not often.
+    assert top == [0, pytest.approx(24 / 36)]
 
 
 def test_repeated_characters_of_chinese():
