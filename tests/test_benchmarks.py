@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks" / "sides"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import cleaning
 import comparison
 import floor
 import growth
@@ -143,3 +144,21 @@ def test_the_floor_is_the_longer_of_computing_and_moving():
     machine = floor.Machine(operations=10.0, bandwidth=2.0)
     assert machine.seconds(100.0) == 10.0
     assert machine.seconds(100.0, 30.0) == 15.0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_cleaning_texts_are_of_the_size_and_language_asked_for(tmp_path, language):
+    cleaning.make(tmp_path, language, 0.05)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    size = cleaning.text_bytes(tmp_path)
+    assert 50_000 <= size == sum(len(row["text"].encode()) for row in rows) < 60_000
+    chinese = sum("\u4e00" <= c <= "\u9fff" for row in rows for c in row["text"])
+    assert (chinese > 10_000) is (language == "zh")
+    mine = cleaning.ours(tmp_path, tmp_path / "out", near=True)
+    assert 0 < mine["kept"] < len(rows)
+
+
+def test_cleaning_without_the_peer_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cleaning.py", "--python", "gone"])
+    assert cleaning.main() == 2
+    assert "setup_peers.sh datatrove" in capsys.readouterr().err
