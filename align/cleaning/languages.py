@@ -24,7 +24,9 @@ _BY_SCRIPT = {
 }  # fmt: skip
 _ENGLISH = (
     "the of and to in is that it was for on with as be at by this are from or have an not but they "
-    "his her you which were we all their has been would there what so if more when my me your i"
+    "his her you which were we all their has been would there what so if more when my me your i he "
+    "she him them do can about like just how who will get no know think people good make really out "
+    "up its than then some any other only into time could our did these because want way very one"
 )
 UNKNOWN = "und"
 # Fewer letters than this tell a classifier nothing.
@@ -67,15 +69,20 @@ def languages(batch: Batch, classify: bool = True) -> list[str]:
 def _english(batch: Batch) -> np.ndarray:
     """(D,) bool: a fifth of the words are among the commonest English ones, at least two."""
     words = batch.words
-    common = _english_hashes()
-    place = np.minimum(np.searchsorted(common, words.hashes), len(common) - 1)
-    hits = np.bincount(words.doc, common[place] == words.hashes, len(batch))
+    common, likely = _english_hashes()
+    place = np.flatnonzero(likely[words.hashes >> np.uint64(48)])
+    place = place[np.isin(words.hashes[place], common)]
+    hits = np.bincount(words.doc[place], minlength=len(batch))
     return (hits >= 2) & (hits >= 0.2 * words.counts)
 
 
 @cache
-def _english_hashes() -> np.ndarray:
-    return np.sort(Batch([_ENGLISH]).words.hashes)
+def _english_hashes() -> tuple[np.ndarray, np.ndarray]:
+    """(the words' hashes, for all values of a hash's first 16 bits whether one of them has it)."""
+    hashes = Batch([_ENGLISH]).words.hashes
+    likely = np.zeros(1 << 16, bool)
+    likely[hashes >> np.uint64(48)] = True
+    return hashes, likely
 
 
 def _classify(text: str) -> str:

@@ -180,12 +180,28 @@ def punctuation(text: str, settings: Settings) -> str:
     present = _Present(text)
     if present(_RARE_SIGN):
         text = _RARE_SIGN.sub(lambda m: m[0].translate(_SAME_SIGN), text)
-    text = _BETWEEN_LATIN.sub(lambda m: m[0].translate(_HALF), text)
-    text = _WIDE_DOTS.sub("……", text)
-    if not present(
-        _HAN_CHAR, (0x3400, 0x9FFF), (0x20000, 0x323AF)
-    ):  # every pattern below needs one beside the mark
+    if present(_BETWEEN_LATIN, (0xFF01, 0xFF1F)):
+        text = _BETWEEN_LATIN.sub(lambda m: m[0].translate(_HALF), text)
+    if present(_WIDE_DOTS, (0x3002, 0x3002), (0xFF0E, 0xFF0E)):
+        text = _WIDE_DOTS.sub("……", text)
+    if not present(_HAN_CHAR, (0x3400, 0x9FFF), (0x20000, 0x323AF)):
         return text
+    # Every pattern below needs a Han character beside the mark: other texts are left out.
+    codes = np.append(code_points(text), np.uint32(0))
+    han = ((codes >= 0x3400) & (codes <= 0x9FFF)) | (codes >= 0x20000)
+    ends = np.flatnonzero(codes == 0)
+    some = np.add.reduceat(han, np.append(0, ends[:-1] + 1), dtype=np.int64) > 0
+    if some.all():
+        return _chinese_marks(text)
+    parts = text.split(END)
+    chosen = np.flatnonzero(some).tolist()
+    fixed = _chinese_marks(END.join(parts[i] for i in chosen)).split(END)
+    for i, part in zip(chosen, fixed, strict=True):
+        parts[i] = part
+    return END.join(parts)
+
+
+def _chinese_marks(text: str) -> str:
     text = _DOTS.sub(lambda m: _after_han(m, "……"), text)
     text = _AFTER_HAN.sub(lambda m: m[0].translate(_WIDE), text)
     text = _HAN_PARENS.sub(r"（\1）", text)
@@ -229,15 +245,37 @@ def white_space(text: str, settings: Settings) -> str:
     """Runs of spaces as one, no space at the ends of lines, at most one empty line."""
     if _Present(text)(_STRANGE_SPACE):
         text = _STRANGE_SPACE.sub(" ", text)
-    while "  " in text:
-        text = text.replace("  ", " ")
-    for end in ("\n", END):
-        text = text.replace(f" {end}", end).replace(f"{end} ", end)
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    for _ in range(2):
-        text = text.replace(f"\n{END}", END).replace(f"{END}\n", END)
-    return text.strip(" \n")
+    before = codes = np.concatenate(([0], code_points(text), [0]))
+    space = codes == _SPACE
+    codes = _without(codes, space[1:] & space[:-1])
+    space, border = codes == _SPACE, (codes == _FEED) | (codes == 0)
+    codes = _without(codes, space[1:] & border[:-1])
+    space, border = codes == _SPACE, (codes == _FEED) | (codes == 0)
+    codes = _without(codes, space[:-1] & border[1:], 0)
+    feed = codes == _FEED
+    codes = _without(codes[2:], feed[2:] & feed[1:-1] & feed[:-2], 0, codes[:2])
+    for _ in range(2):  # there are two line ends in a row at most by now
+        feed, end = codes == _FEED, codes == 0
+        codes = _without(codes, feed[1:] & end[:-1])
+        feed, end = codes == _FEED, codes == 0
+        codes = _without(codes, feed[:-1] & end[1:], 0)
+    if len(codes) == len(before):
+        return text
+    return codes[1:-1].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+_SPACE, _FEED = 32, 10
+
+
+def _without(
+    codes: np.ndarray, gone: np.ndarray, first: int = 1, head: np.ndarray | None = None
+) -> np.ndarray:
+    """The codes without those marked; gone[0] is about codes[first]; head goes before them."""
+    if gone.any():
+        keep = np.ones(len(codes), bool)
+        keep[first : first + len(gone)] = ~gone
+        codes = codes[keep]
+    return codes if head is None else np.concatenate((head, codes))
 
 
 def chinese(text: str, settings: Settings) -> str:

@@ -11,6 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
+from align.cleaning.tokens import Batch
+
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9](?:[\w.+-]{0,62}[A-Za-z0-9_])?@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
     r"[A-Za-z]{2,24}(?![\w-])",
@@ -42,6 +46,8 @@ _PHONE = re.compile(
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+# Characters before a hint in which what it belongs to may begin: the longest name before an @.
+_AROUND = 64
 # What a text with such data holds somewhere, looked for first: these begin with a digit or a sign,
 # which the engine finds fast, and the patterns above with what must not stand before them.
 _HINTS = {
@@ -51,6 +57,36 @@ _HINTS = {
     "phone": re.compile(r"(?:\d[ ().-]{0,2}){7}", re.ASCII),
     "ip": re.compile(r"\d\.\d{1,3}\.\d|::|:[0-9A-Fa-f]{1,4}:", re.ASCII),
 }
+
+
+def likely(batch: Batch) -> dict[str, np.ndarray]:
+    """For each kind, (D,) bool: whether a text may hold it, by where its digits and signs stand.
+
+    Seven digits within twelve characters for a telephone number, thirteen within seventeen for a
+    card, and so on; what the patterns look for is among these.
+    """
+    codes = batch.codes
+    digit = (codes >= 0x30) & (codes <= 0x39)
+    digits = np.flatnonzero(digit)
+    dots, colons = (np.flatnonzero(codes == ord(sign)) for sign in ".:")
+    dots = dots[(dots > 0) & (dots < len(codes) - 1)]
+    dots = dots[digit[dots - 1] & digit[dots + 1]]
+
+    def near(places: np.ndarray, count: int, span: int) -> np.ndarray:
+        """Texts in which `count` of the places lie within `span` characters."""
+        found = np.zeros(len(batch), bool)
+        first = places[: max(0, len(places) - count + 1)]
+        close = first[places[count - 1 :] - first < span]
+        found[batch.doc[close]] = True
+        return found
+
+    return {
+        "email": near(np.flatnonzero(codes == ord("@")), 1, 1),
+        "id_number": near(digits, 17, 17),
+        "bank_card": near(digits, 13, 17),
+        "phone": near(digits, 7, 7 + 6 * 2),
+        "ip": near(dots, 2, 5) | near(colons, 2, 6),
+    }
 
 
 def id_number(text: str) -> bool:
@@ -109,11 +145,27 @@ def redact(text: str, kinds: Iterable[str], found: Counter[str]) -> str:
     wanted = set(kinds)
     # Longer numbers first: a card holds what looks like a telephone number.
     for kind, (patterns, check) in _KINDS.items():
-        if kind not in wanted or not _HINTS[kind].search(text):
-            continue
-        for pattern in patterns:
-            text = pattern.sub(lambda m, k=kind, c=check: _mark(m, k, c, found), text)
+        if kind in wanted and _HINTS[kind].search(text):
+            for pattern in patterns:
+                text = _replaced(text, pattern, kind, check, found)
     return text
+
+
+def _replaced(
+    text: str, pattern: re.Pattern[str], kind: str, check: Callable[[str], bool],
+    found: Counter[str],
+) -> str:  # fmt: skip
+    """The text with what matches around the hints replaced."""
+    out, done = [], 0
+    for hint in _HINTS[kind].finditer(text):
+        at, last = max(done, hint.start() - _AROUND), hint.end()
+        # Past the hint nothing begins that belongs to it; what is longer than twice that is none.
+        while match := pattern.search(text, at, last + 2 * _AROUND):
+            if match.start() > last:
+                break
+            out += [text[done : match.start()], _mark(match, kind, check, found)]
+            done = at = match.end()
+    return "".join([*out, text[done:]]) if out else text
 
 
 def _mark(

@@ -42,6 +42,20 @@ def mix(x: np.ndarray) -> np.ndarray:
 _PLACE = np.concatenate(([np.uint64(1)], np.cumprod(np.full(_LONGEST - 1, STEP))))
 
 
+def _powers(base: np.uint64, place: np.ndarray) -> np.ndarray:
+    """base ** place, modulo 2^64; the table grows with the longest text seen."""
+    needed = int(place.max(initial=0)) + 1
+    table = _TABLES.get(int(base))
+    if table is None or len(table) < needed:
+        size = max(1 << 12, 2 * needed)
+        table = np.concatenate(([np.uint64(1)], np.cumprod(np.full(size - 1, base))))
+        _TABLES[int(base)] = table
+    return table[place]
+
+
+_TABLES: dict[int, np.ndarray] = {}
+
+
 @dataclass
 class Batch:
     """Texts side by side, and what is known of every character.
@@ -107,12 +121,11 @@ class Batch:
         doc = self.doc[where]
         counts = np.bincount(doc, minlength=len(self))
         firsts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-        place = (np.arange(len(where)) - firsts[doc]).astype(np.uint64)
+        place = np.arange(len(where)) - firsts[doc]
         letters = mix(self.folded[where].astype(np.uint64) + _ODD)
         out = np.zeros((len(self), 2), np.uint64)
-        for column, salt in enumerate((_ODD, STEP)):
-            values = mix(letters * salt + place * _ODD)
-            total = np.concatenate(([np.uint64(0)], np.cumsum(values)))
+        for column, base in enumerate((_ODD, STEP)):
+            total = np.concatenate(([np.uint64(0)], np.cumsum(letters * _powers(base, place))))
             out[:, column] = mix(total[firsts + counts] - total[firsts] + counts.astype(np.uint64))
         return out
 

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from align.cleaning import minhash, normalise
-from align.cleaning.chars import DIGIT
+from align.cleaning import minhash, normalise, pii
 from align.cleaning.counting import FILE_REASONS, Counting, Tally
 from align.cleaning.filters import Figures, refused
 from align.cleaning.phrases import Phrases, evaluation_texts, word_list
-from align.cleaning.pii import redact
 from align.cleaning.readers import Reader
 from align.cleaning.repetition import line_keys
 from align.cleaning.settings import Settings
@@ -180,14 +178,14 @@ class UnitRun:
         kinds = [kind for kind in self.settings.pii if kind != "none"]
         if not kinds:
             return batch.texts
-        digits = batch.sum_of(batch.classes == DIGIT).tolist()
+        likely = {kind: where for kind, where in pii.likely(batch).items() if kind in kinds}
         tally = self.counting.repaired.setdefault("pii", Tally())
         texts, counts = list(batch.texts), Counter()
-        for i, text in enumerate(texts):
-            if digits[i] >= 4 or "@" in text or "::" in text:
-                texts[i] = redact(text, kinds, counts)
-                if texts[i] != text:
-                    tally.add(len(texts[i].encode("utf-8", "replace")), after=_around(texts[i]))
+        for i in np.flatnonzero(np.logical_or.reduce(list(likely.values()))).tolist():
+            text = texts[i]
+            texts[i] = pii.redact(text, [k for k in kinds if likely[k][i]], counts)
+            if texts[i] != text:
+                tally.add(len(texts[i].encode("utf-8", "replace")), after=_around(texts[i]))
         self.counting.pii.update(counts)
         return texts if counts else batch.texts
 

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from align.cleaning import pii
 from align.cleaning.pii import bank_card, id_number, redact
 from align.cleaning.settings import PII_KINDS
+from align.cleaning.tokens import Batch
 
 
 def redacted(text: str, *kinds: str) -> str:
@@ -35,6 +40,8 @@ def redacted(text: str, *kinds: str) -> str:
 )
 def test_personal_data_is_replaced(text, wanted):
     assert redacted(text) == wanted
+    if text != wanted:
+        assert np.logical_or.reduce([w[0] for w in pii.likely(Batch([text])).values()])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,15 @@ def test_personal_data_is_replaced(text, wanted):
 )
 def test_other_numbers_stay(text):
     assert redacted(text) == text
+
+
+@given(st.text("0123456789 -.:@aF+()中", max_size=40))
+def test_what_the_patterns_find_is_likely(text):
+    batch = Batch(["7", text, ""])
+    likely = pii.likely(batch)
+    for kind in PII_KINDS:
+        if redacted(text, kind) != text:
+            assert likely[kind].tolist() == [False, True, False]
 
 
 def test_only_the_kinds_asked_for():
