@@ -23,10 +23,11 @@ _BY_SCRIPT = {
     "ethiopic": "am",
 }  # fmt: skip
 _ENGLISH = (
-    "the of and to in is that it was for on with as be at by this are from or have an not but they "
-    "his her you which were we all their has been would there what so if more when my me your i he "
-    "she him them do can about like just how who will get no know think people good make really out "
-    "up its than then some any other only into time could our did these because want way very one"
+    "the of and to in is that it was for on with as be at by this are from or have an not but "
+    "they his her you which were we all their has been would there what so if more when my me "
+    "your i he she him them do can about like just how who will get no know think people good "
+    "make really out up its than then some any other only into time could our did these because "
+    "want way very one"
 )
 UNKNOWN = "und"
 # Fewer letters than this tell a classifier nothing.

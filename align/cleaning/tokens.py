@@ -43,7 +43,7 @@ _PLACE = np.concatenate(([np.uint64(1)], np.cumprod(np.full(_LONGEST - 1, STEP))
 
 
 def _powers(base: np.uint64, place: np.ndarray) -> np.ndarray:
-    """base ** place, modulo 2^64; the table grows with the longest text seen."""
+    """Return base ** place, modulo 2^64; the table grows with the longest text seen."""
     needed = int(place.max(initial=0)) + 1
     table = _TABLES.get(int(base))
     if table is None or len(table) < needed:
