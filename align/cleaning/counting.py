@@ -130,6 +130,12 @@ class Counting:
         yield f"kept {self.kept.documents} documents ({share:.1%}), {megabytes(self.kept.bytes)}"
 
 
+def named(names: list[str], few: int = 5) -> str:
+    """Names for people, who do not read thousands of them."""
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
+
+
 def megabytes(size: int) -> str:
     """Bytes for people."""
     return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"

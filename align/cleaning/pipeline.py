@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from align.cleaning.counting import Counting, megabytes
+from align.cleaning.counting import Counting, megabytes, named
 from align.cleaning.duplicates import find_duplicates
 from align.cleaning.output import Output
 from align.cleaning.settings import Settings, factors
@@ -96,7 +96,7 @@ def run(job: Job, say: Say = print) -> Result | None:
     if not counting.kept.documents:
         lost = ", ".join(f"{k} {t.documents}" for k, t in counting.dropped.items())
         lost += ", ".join(f"{k}: {n[0]}" for k, n in counting.files.items())
-        raise UserError("input", " ".join(job.inputs), "leaves no text after cleaning: "
+        raise UserError("input", named(job.inputs), "leaves no text after cleaning: "
                         + (lost or "the files are empty"),
                         "Loosen the rules (--rules none) or give other files.")  # fmt: skip
     index = {
@@ -154,7 +154,7 @@ def _check(job: Job, files: list[InputFile]) -> None:
         for source in factors(getattr(job.settings, name), name):
             if source not in job.inputs:
                 raise UserError(name, source, "is none of the inputs",
-                                f"Write one of {', '.join(job.inputs)}.")  # fmt: skip
+                                f"Write one of {named(job.inputs)}.")  # fmt: skip
 
 
 def _fingerprint(job: Job, files: list[InputFile]) -> str:

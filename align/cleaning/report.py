@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.cleaning.counting import Counting, megabytes
+from align.cleaning.counting import Counting, megabytes, named
 from align.cleaning.settings import Settings
 from align.report import charts
 from align.report.page import sample_store, write_page
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Before this share of the documents has gone, a rule is no surprise.
 _MUCH = 0.2
+_INPUTS = 200
 
 
 def write_report(path: Path, settings: Settings, result: Result) -> None:
@@ -27,7 +28,7 @@ def write_report(path: Path, settings: Settings, result: Result) -> None:
     write_page(
         path,
         title="Cleaning report",
-        subtitle=f"{', '.join(result.index['inputs'])} · {result.seconds:.0f} s",
+        subtitle=f"{named(result.index['inputs'])} · {result.seconds:.0f} s",
         verdict=_verdict(counting),
         stats=[
             ("documents read", charts.number(counting.read.documents)),
@@ -163,7 +164,8 @@ def _files(counting: Counting) -> dict[str, Any] | None:
 def _sources(counting: Counting) -> dict[str, Any]:
     rows = [[name, r[0], megabytes(r[1]), r[2], megabytes(r[3])]
             for name, r in counting.sources.items()]  # fmt: skip
-    return {"title": "Inputs", "rows": rows,
+    title = "Inputs" if len(rows) <= _INPUTS else f"Inputs, the first {_INPUTS} of {len(rows)}"
+    return {"title": title, "rows": rows[:_INPUTS],
             "head": ["input", "documents read", "text", "documents kept", "text"]}  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def find_files(inputs: list[str]) -> tuple[list[InputFile], list[str]]:
                 found[str(path)] = InputFile(str(path), kind, given, name, size)
     if not found:
         known = ", ".join(sorted({*KINDS}))
-        raise UserError("input", " ".join(inputs), "names no file that can be read",
+        raise UserError("input", " ".join(inputs[:5]), "names no file that can be read",
                         f"Give files or folders with {known}, compressed or not.")  # fmt: skip
     return list(found.values()), unknown
 

@@ -19,7 +19,7 @@ from align.cleaning.counting import Counting
 
 ROW = np.dtype([
     ("offset", "<u8"), ("bytes", "<u4"), ("chars", "<u4"), ("key", "<u8", (2,)),
-    ("language", "S8"), ("source", "<u2"), ("file", "<u4"), ("place", "<u8"), ("score", "<f4"),
+    ("language", "S8"), ("source", "<u4"), ("file", "<u4"), ("place", "<u8"), ("score", "<f4"),
 ])  # fmt: skip
 LINE = np.dtype([("key", "<u8"), ("row", "<u4")])
 
