@@ -28,7 +28,7 @@ KINDS = {
     **dict.fromkeys(CODE, "code"), ".warc": "warc", ".parquet": "parquet", ".pdf": "pdf",
 }  # fmt: skip
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-UNIT_BYTES = 64 << 20
+UNIT_BYTES = 32 << 20
 # A page takes as long as so many times its bytes of plain text.
 _EFFORT = {"html": 16, "pdf": 64}
 UNIT_FILES = 2000
