@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from align.cleaning.optional import package
+
 # The characters that make up two thirds of running Chinese text, in both forms: bytes decoded with
 # the right code page hit them often, with the wrong one hardly ever.
 _COMMON = frozenset(
@@ -91,9 +93,7 @@ def guess(sample: bytes) -> str | None:
             best, name = share, candidate
     if best >= 0.12:
         return name
-    from charset_normalizer import from_bytes
-
-    found = from_bytes(sample[:65536]).best()
+    found = package("charset_normalizer", "encoding", "auto").from_bytes(sample[:65536]).best()
     if found is None:
         return name if best >= 0.04 else None
     return "cp1252" if _is_western(sample, found.encoding) else found.encoding
@@ -106,10 +106,9 @@ def _is_western(sample: bytes, found: str) -> bool:
     text = _decode_most(sample[:4096], "cp1252")
     if text is None:
         return False
-    from py3langid import classify
-
-    return classify(text)[0] in ("en", "fr", "de", "es", "it", "pt", "nl", "da", "sv", "no", "nb",
-                                 "fi", "is", "ca", "gl", "eu", "lb", "af")  # fmt: skip
+    found_language = package("py3langid", "encoding", "auto").classify(text)[0]
+    return found_language in ("en", "fr", "de", "es", "it", "pt", "nl", "da", "sv", "no", "nb",
+                              "fi", "is", "ca", "gl", "eu", "lb", "af")  # fmt: skip
 
 
 def _decode_most(sample: bytes, name: str) -> str | None:
@@ -123,25 +122,23 @@ def decode(raw: bytes, encoding: str = "auto", hint: str | None = None) -> str |
 
     A byte order mark is left out. Line ends become line feeds.
     """
-    if encoding == "auto":
-        marked = by_mark(raw[:65536])
-        names = [marked] if marked else ["utf-8"]
-    else:
-        names = [encoding]
-    for name in (*names, hint, None):
-        if name is None:
-            if encoding != "auto":
-                return None
-            name = guess(raw[: 1 << 20])
-            if name is None:
-                return None
-        try:
-            text = raw.decode(name)
-        except (UnicodeDecodeError, LookupError):
-            if name == names[0] or name == hint:
-                continue
-            text = _decode_most(raw, name)
-            if text is None:
-                return None
-        return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return None
+    given = (by_mark(raw[:65536]) or "utf-8") if encoding == "auto" else encoding
+    text = decode_all(raw, given)
+    if text is None and hint is not None:
+        text = decode_all(raw, hint)
+    if text is None and encoding == "auto":
+        found = guess(raw[: 1 << 20])
+        if found is not None and found not in (given, hint):
+            text = decode_all(raw, found)
+            text = _decode_most(raw, found) if text is None else text
+    if text is None:
+        return None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_all(raw: bytes, name: str) -> str | None:
+    """The bytes decoded; None for an encoding that is not theirs, or is none."""
+    try:
+        return raw.decode(name)
+    except (UnicodeDecodeError, LookupError):
+        return None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from align.cleaning.decoding import declared, decode
-from align.config_errors import UserError
+from align.cleaning.optional import package
 
 _HIDDEN = re.compile(
     r"<(script|style|noscript|template|svg)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE
@@ -23,17 +23,6 @@ _HYPHEN = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
 _SOFT_BREAK = re.compile(r"(?<![.!?:;。！？：；\n])\n(?=[^\s\d•·\-*])")
 
 
-def _library(name: str, extra: str) -> Any:
-    """An optional package, or the error that says how to install it."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError("input", name, "is a package that this kind of file needs and that is not "
-                        "installed", f"pip install 'align[{extra}]'") from error  # fmt: skip
-
-
 def decode_page(raw: bytes, encoding: str, hint: str | None = None) -> str | None:
     """A page as text: UTF-8, else what its head or the server (hint) says, else as it looks."""
     return decode(raw, encoding, declared(raw) or hint)
@@ -46,7 +35,7 @@ def main_text(page: str, extract: bool = True) -> str | None:
     """
     if not extract:
         return visible_text(page) or None
-    trafilatura = _library("trafilatura", "data")
+    trafilatura = package("trafilatura", "input", "HTML")
     try:
         text = trafilatura.extract(
             page, include_comments=False, include_tables=True, favor_precision=False,
@@ -71,8 +60,8 @@ def warc_pages(path: str) -> Iterator[tuple[int, str, str | None, bytes]]:
     Records that are no answers (requests, metadata) are passed over. Raises OSError where the file
     is damaged.
     """
-    iterator = _library("warcio.archiveiterator", "data")
-    errors = _library("warcio.exceptions", "data")
+    iterator = package("warcio.archiveiterator", "input", path)
+    errors = package("warcio.exceptions", "input", path)
     number = -1
     with open(path, "rb") as stream:
         try:
@@ -107,7 +96,7 @@ def pdf_text(raw: bytes) -> str | None:
     import io
     import logging
 
-    pypdf = _library("pypdf", "pdf")
+    pypdf = package("pypdf", "input", "PDF", extra="pdf")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a remark for every odd font
     try:
         document = pypdf.PdfReader(io.BytesIO(raw))

@@ -7,13 +7,12 @@ asked, which looks at the first characters of what is left.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from align.cleaning.chars import SCRIPTS
+from align.cleaning.optional import package
 from align.cleaning.tokens import Batch
-from align.config_errors import UserError
 
 _SAMPLE = 600
 # Languages that have their script for themselves, or nearly.
@@ -34,12 +33,8 @@ UNKNOWN = "und"
 _LETTERS = 20
 
 
-def languages(batch: Batch, classify: bool = True) -> list[str]:
-    """An ISO 639-1 code for each text; "und" where there are too few letters to tell.
-
-    classify: false leaves texts that their script does not settle as the script's commonest
-    language (en, ru, ar, hi).
-    """
+def languages(batch: Batch) -> list[str]:
+    """An ISO 639-1 code for each text; "und" where there are too few letters to tell."""
     counts = batch.census.sum(axis=1)
     counts[:, 0] = 0
     # A Latin word is as much text as one or two Han characters.
@@ -58,12 +53,9 @@ def languages(batch: Batch, classify: bool = True) -> list[str]:
             found.append(_BY_SCRIPT[name])
         elif name == "latin" and english[i]:
             found.append("en")
-        elif classify:
+        else:
             enough = counts[i, script] >= _LETTERS
             found.append(_classify(batch.texts[i]) if enough else UNKNOWN)
-        else:
-            found.append({"latin": "en", "cyrillic": "ru", "arabic": "ar",
-                          "devanagari": "hi", "bengali": "bn"}.get(name, UNKNOWN))  # fmt: skip
     return found
 
 
@@ -87,15 +79,5 @@ def _english_hashes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _classify(text: str) -> str:
-    found = str(_identifier()(text[:_SAMPLE])[0])
+    found = str(package("py3langid", "languages", "auto").classify(text[:_SAMPLE])[0])
     return "zh" if found in ("wuu", "yue") else found
-
-
-@cache
-def _identifier() -> Any:
-    try:
-        from py3langid import classify
-    except ImportError as error:
-        raise UserError("languages", "", "needs the package py3langid, which is not installed",
-                        "pip install 'align[data]'") from error  # fmt: skip
-    return classify

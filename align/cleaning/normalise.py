@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 
 from align.cleaning.chars import code_points
+from align.cleaning.optional import package
 from align.cleaning.settings import Settings
-from align.config_errors import UserError
 
 END = "\0"
 # NFKC would turn these into ASCII or into several characters; Chinese text needs them as they are:
@@ -86,13 +86,7 @@ def mojibake(text: str, settings: Settings) -> str:
 
 @cache
 def _ftfy() -> Callable[[str], str]:
-    try:
-        import ftfy
-    except ImportError as error:
-        raise UserError(
-            "fix_mojibake", True, "needs the package ftfy, which is not installed",
-            "pip install 'align[data]', or pass --no-fix_mojibake",
-        ) from error  # fmt: skip
+    ftfy = package("ftfy", "fix_mojibake", True, without="--no-fix_mojibake")
     config = ftfy.TextFixerConfig(
         uncurl_quotes=False, fix_character_width=False, fix_latin_ligatures=False,
         normalization=None, remove_control_chars=False, fix_line_breaks=False, unescape_html=False,
@@ -285,15 +279,7 @@ def chinese(text: str, settings: Settings) -> str:
 
 @cache
 def _opencc(which: str) -> Callable[[str], str]:
-    try:
-        import opencc
-    except ImportError as error:
-        raise UserError(
-            "chinese",
-            which,
-            "needs the package OpenCC, which is not installed",
-            "pip install 'align[opencc]', or pass --chinese keep",
-        ) from error
+    opencc = package("opencc", "chinese", which, extra="opencc", without="--chinese keep")
     converter = opencc.OpenCC(which)
     # OpenCC takes a C string, which ends at NUL.
     return lambda text: END.join(map(converter.convert, text.split(END)))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from align.cleaning.optional import package
 from align.cleaning.tokens import Batch
 from align.config_errors import UserError, missing_file
 from align.jsonl import RecordError
@@ -75,7 +76,7 @@ class Quality:
 
 def train(good: list[str], bad: list[str], seed: int = 0) -> tuple[Quality, float]:
     """(model, accuracy on a tenth that it did not see) from texts of two classes."""
-    linear: Any = _sklearn()
+    linear = package("sklearn.linear_model", "quality", "training")
     texts, labels = [*good, *bad], np.array([1] * len(good) + [0] * len(bad))
     order = np.random.default_rng(seed).permutation(len(texts))
     matrix = _matrix([texts[i] for i in order])
@@ -92,15 +93,6 @@ def _matrix(texts: list[str]) -> Any:
 
     doc, bucket, weight = features(Batch(texts))
     return csr_matrix((weight, (doc, bucket)), shape=(len(texts), BUCKETS))
-
-
-def _sklearn() -> Any:
-    try:
-        import sklearn.linear_model
-    except ImportError as error:
-        raise UserError("quality", "", "needs the package scikit-learn, which is not installed",
-                        "pip install 'align[data]'") from error  # fmt: skip
-    return sklearn.linear_model
 
 
 def main(argv: list[str] | None = None) -> int:

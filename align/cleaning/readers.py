@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from align.cleaning import extract
-from align.cleaning.decoding import by_mark, decode, guess, is_binary
+from align.cleaning.decoding import by_mark, decode, decode_all, guess, is_binary
 from align.cleaning.settings import Settings
 from align.cleaning.sources import InputFile, Unit
 from align.cleaning.streams import DAMAGE, line_blocks, line_offsets, open_bytes
@@ -131,7 +131,7 @@ class Reader:
 
     def _mixed(self, file: InputFile, places: list[int], block: bytes) -> Iterator[Place]:
         raws = block.split(b"\n")[:-1]
-        strange = [raw for raw in raws if not _is_utf8(raw)]
+        strange = [raw for raw in raws if decode_all(raw, "utf-8") is None]
         hint = guess(b"\n".join(strange)[: 1 << 20]) if self.settings.encoding == "auto" else None
         for place, raw in zip(places, raws, strict=True):
             text = decode(raw, self.settings.encoding, hint)
@@ -275,14 +275,6 @@ _READERS: dict[str, Callable[[Reader, InputFile, Unit], Iterator[Place]]] = {
     "text": Reader.text, "markdown": Reader.whole, "code": Reader.whole, "html": Reader.html,
     "jsonl": Reader.jsonl, "parquet": Reader.parquet, "warc": Reader.warc, "pdf": Reader.pdf,
 }  # fmt: skip
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _next_line(stream: Any, offset: int) -> int:

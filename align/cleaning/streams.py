@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from align.config_errors import UserError
+from align.cleaning.optional import package
 
 BLOCK_BYTES = 2 << 20
 # No text has lines like this; what has is data in one line, which no reader should hold.
@@ -39,11 +39,7 @@ class _Zstd:
     """A zstandard stream whose errors are OSErrors, as those of the other formats."""
 
     def __init__(self, path: str) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise UserError("input", path, "needs the package zstandard, which is not installed",
-                            "pip install 'align[data]'") from error  # fmt: skip
+        zstandard = package("zstandard", "input", path)
         self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
         self._error = zstandard.ZstdError
         self._new = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj

@@ -347,3 +347,27 @@ def test_guesses():
     russian = "Это обычный русский текст, который был сохранён в старой кодировке Windows."
     assert russian == decode(russian.encode("cp1251"))
     assert decode(b"\xff\xfe\xfd" + bytes(range(128, 160)), "utf-8") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "package", "line"),
+    [
+        ("a.html", page(EN, "Hotel").encode(), "trafilatura", "pip install 'align[data]'"),
+        ("a.pdf", b"%PDF-1.4", "pypdf", "pip install 'align[pdf]'"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "zstandard", "pip install 'align[data]'"),
+        (
+            "a.txt",
+            "短".encode("gb18030") + b"\xff\n",
+            "charset-normalizer",
+            "pip install 'align[data]'",
+        ),
+    ],
+)
+def test_a_missing_package_gives_the_install_line(
+    tmp_path, monkeypatch, name, content, package, line
+):
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert f"needs the package {package}, which is not installed. {line}" in str(caught.value)
