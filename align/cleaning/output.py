@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -41,19 +41,21 @@ class Output:
         self.units, self.verdicts, self.settings = units, verdicts, settings
         self.sources, self.files, self.folder, self.counting = sources, files, folder, counting
         self.samples: list[tuple[int, str, str]] = []
+        self._rejected: IO[str] | None = None
 
     def write(self, single: str = "") -> dict[str, Any]:
         """Write the shards; return the splits of the index. single: the one shard's name."""
-        factor = self._factors()
-        total = sum(int(u.rows()["bytes"].sum()) for u in self.units)
-        weight = sum(f * s for f, s in zip(factor, self._sizes(), strict=True))
-        buckets = (
-            min(_BUCKETS, int(max(total, weight) / _BUCKET_BYTES) + 1)
-            if self.settings.shuffle
-            else 1
-        )
+        sizes = self._sizes()
+        factor = self._factors(sizes)
+        written = sum(f * s for f, s in zip(factor, sizes, strict=True))
+        many = min(_BUCKETS, int(written / _BUCKET_BYTES) + 1)
+        buckets = many if self.settings.shuffle else 1
         paths = {s: [self.folder / f".{s}-{i}" for i in range(buckets)] for s in SPLITS}
         with ExitStack() as stack:
+            if self.settings.keep_rejected:
+                self._rejected = stack.enter_context(
+                    open(self.folder / "rejected.jsonl", "a", encoding="utf-8")
+                )
             files = {s: [stack.enter_context(open(p, "wb")) for p in paths[s]] for s in SPLITS}
             for split, key, row in self._rows(factor):
                 bucket = (key * buckets) >> 64 if self.settings.shuffle else 0
@@ -82,15 +84,15 @@ class Output:
             sizes += np.bincount(rows["source"][stays], rows["bytes"][stays], len(sizes))
         return sizes.tolist()
 
-    def _factors(self) -> list[float]:
-        """How often a document of each source is written."""
+    def _factors(self, sizes: list[float]) -> list[float]:
+        """How often a document of each source is written. sizes: as `_sizes`."""
         repeat = factors(self.settings.repeat, "repeat")
         share = factors(self.settings.share, "share")
         if not share:
             return [repeat.get(name, 1.0) for name in self.sources]
         # The largest source for its share is written once, the others more often.
         wanted = [share.get(name, 0.0) / size if size else 0.0
-                  for name, size in zip(self.sources, self._sizes(), strict=True)]  # fmt: skip
+                  for name, size in zip(self.sources, sizes, strict=True)]  # fmt: skip
         least = min((w for w in wanted if w > 0), default=1.0)
         return [w / least for w in wanted]
 
@@ -193,10 +195,9 @@ class Output:
     def _drop(self, reason: str, row: Any, text: str, why: str) -> None:
         where = f"{self.files[int(row['file'])]}:{int(row['place'])}"
         self.counting.drop(reason, int(row["bytes"]), text, where)
-        if self.settings.keep_rejected:
+        if self._rejected is not None:
             line = {"text": text, "reason": reason, "source": where, "note": why}
-            with open(self.folder / "rejected.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _sample(self, key: int, text: str, language: str) -> None:
         """Keep the texts with the thirty least keys: the same ones whatever the order."""

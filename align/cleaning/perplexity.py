@@ -85,7 +85,7 @@ def _find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class LanguageModel:
     """A causal language model; the first `tokens` of each text are looked at."""
 
-    def __init__(self, folder: str, tokens: int = 512, batch_size: int = 16) -> None:
+    def __init__(self, folder: str, tokens: int = 512) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
@@ -98,7 +98,7 @@ class LanguageModel:
                 f"is no language model ({error})",
                 "Give a model folder, or a .txt or .jsonl file to count.",
             ) from None
-        self.tokens, self.batch_size = tokens, batch_size
+        self.tokens = tokens
 
     def score(self, batch: Batch) -> np.ndarray:
         """(D,) perplexity a character of the part looked at."""

@@ -64,7 +64,7 @@ def run(job: Job, say: Say = print) -> Result | None:
     started = time.monotonic()
     files, unknown = find_files(job.inputs)
     _check(job, files)
-    Tools(job.settings).check()
+    _tools_of(job.settings).check()
     mark = _fingerprint(job, files)
     if read_index(job).get("fingerprint") == mark:
         return None
@@ -76,7 +76,8 @@ def run(job: Job, say: Say = print) -> Result | None:
         shutil.rmtree(left, ignore_errors=True)
     write_atomic(work / "fingerprint", mark)
     units = units_of(files, job.unit_bytes) if job.unit_bytes else units_of(files)
-    stored = _units(job, files, units, work, say)
+    sources = [*dict.fromkeys(f.source for f in files)]
+    stored = _units(job, files, sources, units, work, say)
     counting = Counting()
     for unit in stored:
         counting.merge(unit.counting())
@@ -89,15 +90,14 @@ def run(job: Job, say: Say = print) -> Result | None:
     out.mkdir()
     if job.settings.keep_rejected:
         _rejected(stored, out)
-    sources = [*dict.fromkeys(f.source for f in files)]
     names = [f.name for f in files]
     output = Output(stored, verdicts, job.settings, sources, names, out, counting)
     splits = output.write(job.single)
     if not counting.kept.documents:
-        lost = ", ".join(f"{k} {t.documents}" for k, t in counting.dropped.items())
-        lost += ", ".join(f"{k}: {n[0]}" for k, n in counting.files.items())
+        lost = [f"{k} {t.documents}" for k, t in counting.dropped.items()]
+        lost += [f"{k}: {n[0]}" for k, n in counting.files.items()]
         raise UserError("input", named(job.inputs), "leaves no text after cleaning: "
-                        + (lost or "the files are empty"),
+                        + (", ".join(lost) or "the files are empty"),
                         "Loosen the rules (--rules none) or give other files.")  # fmt: skip
     index = {
         "format": INDEX_FORMAT, "kind": "text", "text_field": "text", "splits": splits,
@@ -175,14 +175,13 @@ def _fingerprint(job: Job, files: list[InputFile]) -> str:
 
 
 def _units(
-    job: Job, files: list[InputFile], units: list[Unit], work: Path, say: Say
+    job: Job, files: list[InputFile], sources: list[str], units: list[Unit], work: Path, say: Say
 ) -> list[Stored]:
     """Every unit's result; those of an earlier, interrupted run are used again."""
     folders = [work / f"unit-{i:05d}" for i in range(len(units))]
     todo = [i for i, folder in enumerate(folders) if not folder.is_dir()]
     if len(todo) < len(units):
         say(f"going on: {len(units) - len(todo)} of {len(units)} parts were finished before")
-    sources = [*dict.fromkeys(f.source for f in files)]
     numbers = {f.path: i for i, f in enumerate(files)}
     settings = job.settings
     tasks = [(settings, sources, {f.path: numbers[f.path] for f in units[i].files},
@@ -224,15 +223,20 @@ def _remember_parent(pid: int) -> None:
     _parent = pid
 
 
+def _tools_of(settings: Settings) -> Tools:
+    """The models and phrase sets of the settings, loaded once a process."""
+    global _tools
+    if _tools is None or _tools.settings != settings:
+        _tools = Tools(settings)
+    return _tools
+
+
 def _work(
     settings: Settings, sources: list[str], files: dict[str, int], folder: str, unit: Unit
 ) -> None:
-    global _tools
     if _parent is not None and os.getppid() != _parent:
         os._exit(1)  # the run was killed: nobody waits for this unit
-    if _tools is None or _tools.settings != settings:
-        _tools = Tools(settings)
-    UnitRun(_tools, sources, files, Path(folder)).run(unit)
+    UnitRun(_tools_of(settings), sources, files, Path(folder)).run(unit)
 
 
 def _size(unit: Unit) -> int:

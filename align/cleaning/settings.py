@@ -91,7 +91,7 @@ class Settings:
     perplexity: str | None = option(
         None, "text file for a character 5-gram model, or a model folder"
     )
-    max_perplexity: float = option(0.0, "characters' perplexity under it; 0: only reported", ge=0)
+    max_perplexity: float = option(0.0, "characters' perplexity under it; 0: off", ge=0)
     quality: str | None = option(None, "quality model from align.cleaning.quality")
     min_quality: float = option(0.5, "probability that a document is of the good class", ge=0, le=1)
     classifier: str | None = option(None, "module:function or file.py:function, texts to scores")

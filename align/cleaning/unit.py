@@ -85,6 +85,7 @@ class UnitRun:
         self.files = files
         self.counting = Counting()
         self.writer = Writer(folder)
+        self._scored: tuple[Batch, np.ndarray] | None = None
 
     def run(self, unit: Unit) -> None:
         """Process all documents of a unit; its folder appears at the end."""
@@ -145,8 +146,7 @@ class UnitRun:
                 self._drop(reason, int(batch.bytes[i]), texts[i], file, place)
         good = [i for i, reason in enumerate(reasons) if reason is None]
         if good:
-            self._write([documents[i] for i in good], [texts[i] for i in good],
-                        [found[i] for i in good])  # fmt: skip
+            self._write(documents, batch, found, good)
 
     def _count(
         self, documents: list[tuple[InputFile, int, str]], batch: Batch, found: list[str]
@@ -200,7 +200,7 @@ class UnitRun:
             values = tools.perplexity.score(batch)
             checks.append(("perplexity", values > settings.max_perplexity))
         if tools.quality is not None:
-            checks.append(("quality", tools.quality.score(batch) < settings.min_quality))
+            checks.append(("quality", self._quality(batch) < settings.min_quality))
         if tools.classifier is not None:
             scores = np.asarray(tools.classifier(batch.texts), float)
             if scores.shape != (len(batch),):
@@ -213,28 +213,39 @@ class UnitRun:
             reasons = [r or (name if b else None) for r, b in zip(reasons, bad, strict=True)]
         return reasons
 
+    def _quality(self, batch: Batch) -> np.ndarray:
+        """(D,) the quality model's scores, asked for once a batch."""
+        if self._scored is None or self._scored[0] is not batch:
+            self._scored = (batch, self.tools.quality.score(batch))
+        return self._scored[1]
+
     def _write(
-        self, documents: list[tuple[InputFile, int, str]], texts: list[str], found: list[str]
-    ) -> None:
-        settings, batch = self.settings, Batch(texts)
-        rows = np.zeros(len(texts), ROW)
-        rows["chars"], rows["key"] = batch.sizes, batch.keys()
-        rows["language"] = [name.encode() for name in found]
-        rows["source"] = [self.sources[file.source] for file, _, _ in documents]
-        rows["file"] = [self.files[file.path] for file, _, _ in documents]
-        rows["place"] = [place for _, place, _ in documents]
+        self, documents: list[tuple[InputFile, int, str]], batch: Batch, found: list[str],
+        good: list[int],
+    ) -> None:  # fmt: skip
+        """Store the good texts of a batch; what is known of all of them is not computed again."""
+        settings, keys = self.settings, batch.keys()
+        rows = np.zeros(len(good), ROW)
+        rows["chars"], rows["key"] = batch.sizes[good], keys[good]
+        rows["language"] = [found[i].encode() for i in good]
+        rows["source"] = [self.sources[documents[i][0].source] for i in good]
+        rows["file"] = [self.files[documents[i][0].path] for i in good]
+        rows["place"] = [documents[i][1] for i in good]
         if self.tools.quality is not None:
-            rows["score"] = self.tools.quality.score(batch)
+            rows["score"] = self._quality(batch)[good]
         arrays: dict[str, np.ndarray | None] = {}
         if settings.near_duplicates:
-            signatures = minhash.signatures(batch, rows["key"])
+            signatures = minhash.signatures(batch, keys)[good]
             arrays = {"signatures": signatures,
                       "bands": minhash.bands(signatures, settings.near_duplicates)}  # fmt: skip
         if settings.repeated_lines:
-            keys, doc, _, _ = line_keys(batch, settings.min_line)
-            arrays["lines"] = np.zeros(len(keys), LINE)
-            arrays["lines"]["key"], arrays["lines"]["row"] = keys, doc
-        self.writer.add(texts, rows, **arrays)
+            lines, doc, _, _ = line_keys(batch, settings.min_line)
+            place = np.full(len(batch), -1)
+            place[good] = np.arange(len(good))
+            stays = place[doc] >= 0
+            arrays["lines"] = np.zeros(int(stays.sum()), LINE)
+            arrays["lines"]["key"], arrays["lines"]["row"] = lines[stays], place[doc[stays]]
+        self.writer.add([batch.texts[i] for i in good], rows, **arrays)
 
 
 def form_of(file: InputFile) -> str:
