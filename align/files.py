@@ -63,3 +63,12 @@ def fingerprint(path: str | Path) -> str | None:
                     stream.seek(start)
                     digest.update(stream.read(_MIB))
     return digest.hexdigest()[:16]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of all bytes of a file, read a piece at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while part := stream.read(_MIB):
+            digest.update(part)
+    return digest.hexdigest()

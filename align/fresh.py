@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.config_errors import UserError
 from align.config_pretrain import SHAPE
 from align.files import fingerprint, whole_folder
 
@@ -93,8 +92,8 @@ def _write_fresh(config: Config, folder: Path, seed: int) -> None:
 
     tokenizer = fresh_tokenizer(config)
     masked = config.pretrain.arch == "bert"
-    if masked and tokenizer.mask_token_id is None:
-        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+    if masked:
+        add_mask_token(tokenizer)
     shape = fresh_config(config, len(tokenizer))
     for name, token in (("eos", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
         setattr(shape, f"{name}_token_id", token)
@@ -103,6 +102,12 @@ def _write_fresh(config: Config, folder: Path, seed: int) -> None:
     kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     kind.from_config(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def add_mask_token(tokenizer: Any) -> None:
+    """Give the tokenizer a mask token unless it has one."""
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
 
 
 def fresh_tokenizer(config: Config) -> Any:
@@ -125,6 +130,7 @@ def fresh_tokenizer(config: Config) -> Any:
 
 def training_texts(config: Config) -> Iterable[str]:
     """Yield data.text's paragraphs; without it, every string in the method's own data file."""
+    from align.json_text import texts_in
     from align.jsonl import read_rows
 
     if config.data.text:
@@ -134,7 +140,7 @@ def training_texts(config: Config) -> Iterable[str]:
         return
     for path in _text_paths(config):
         for _, row in read_rows(path):
-            yield from _strings(row)
+            yield from texts_in(row)
 
 
 def paragraphs(path: str, field: str, split: str = "train") -> Iterable[str]:
@@ -142,13 +148,10 @@ def paragraphs(path: str, field: str, split: str = "train") -> Iterable[str]:
 
     split: which shards of a cleaned corpus.
     """
-    from align.data.corpus import iter_texts
-    from align.jsonl import RecordError
+    from align.data.corpus import iter_texts, readable
 
-    try:
+    with readable(path, field):
         yield from iter_texts(path, split)
-    except RecordError as error:
-        raise UserError(field, path, f"cannot be read: {error}", "Correct the file") from error
 
 
 def _text_paths(config: Config) -> list[str]:
@@ -158,14 +161,3 @@ def _text_paths(config: Config) -> list[str]:
         return [*config.texts]
     path = config.prompts_path if config.method == "ppo" else None
     return [path or getattr(config.data, NEEDED[config.method])]
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from itertools.chain.from_iterable(map(_strings, value.values()))
-    elif isinstance(value, list):
-        yield from itertools.chain.from_iterable(map(_strings, value))
-    elif value is not None:
-        yield json.dumps(value)

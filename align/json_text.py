@@ -7,6 +7,7 @@ NaN and infinity, lone surrogates, whole numbers beyond 64 bits, values nested t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -54,3 +55,14 @@ def _may_differ(values: Any, deep: int) -> bool:
         elif kind is list and (not deep or _may_differ(value, deep - 1)):
             return True
     return False
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, in order; numbers and truth values as they are written."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(item)
+    elif value is not None:
+        yield json.dumps(value)

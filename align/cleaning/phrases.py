@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -94,13 +93,14 @@ def word_list(paths: list[str]) -> Phrases:
 
 
 def evaluation_texts(paths: list[str]) -> Iterator[str]:
-    """Every string in evaluation files, whatever their fields are called.
+    """Every text in evaluation files, whatever their fields are called.
 
     paths: .txt, .json, .jsonl, compressed or not, or folders of them. Raises UserError for what is
     not there or cannot be read.
     """
     from align.cleaning.sources import find_files
     from align.cleaning.streams import open_bytes
+    from align.json_text import texts_in
     from align.jsonl import RecordError, read_rows
 
     for given in paths:
@@ -111,7 +111,7 @@ def evaluation_texts(paths: list[str]) -> Iterator[str]:
         if file.kind == "jsonl" and not file.path.endswith((".zst", ".bz2", ".xz")):
             try:
                 for _, row in read_rows(file.path):
-                    yield from _strings(row)
+                    yield from texts_in(row)
             except RecordError as error:
                 raise UserError("decontaminate", file.path, f"cannot be read: {error}",
                                 "Correct the file.") from None  # fmt: skip
@@ -121,14 +121,3 @@ def evaluation_texts(paths: list[str]) -> Iterator[str]:
         else:
             raise UserError("decontaminate", file.path, "is not text or JSON lines",
                             "Give .txt, .json or .jsonl files.")  # fmt: skip
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)

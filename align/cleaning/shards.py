@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
 from align.cleaning.settings import Settings
+from align.files import sha256_of
 
 COLUMNS = ("text", "id", "source", "language")
 
@@ -40,7 +40,7 @@ class Shards:
             self._sink.close()
             path, rows = self._sink.path, self._sink.rows
             self.done.append({"file": path.name, "documents": rows, "bytes": path.stat().st_size,
-                              "sha256": sha256(path)})  # fmt: skip
+                              "sha256": sha256_of(path)})  # fmt: skip
             self._sink = None
 
 
@@ -106,12 +106,3 @@ class _Parquet(_Sink):
 
 
 _SINKS: dict[str, type[_Sink]] = {"jsonl": _Sink, "txt": _Lines, "parquet": _Parquet}
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()

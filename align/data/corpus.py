@@ -6,9 +6,11 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from align.config_errors import UserError
 from align.jsonl import Counts, RecordError, as_object, read_jsonl
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
@@ -74,6 +76,16 @@ def iter_texts(path: str | os.PathLike[str], split: str = "train") -> Iterator[s
     """
     for file in text_files(path, split):
         yield from _READERS[_kind(file) or "text"](file)
+
+
+@contextmanager
+def readable(path: str | os.PathLike[str], field: str) -> Iterator[None]:
+    """What cannot be read as text becomes a UserError about the configuration's `field`."""
+    try:
+        yield
+    except RecordError as error:
+        reason = f"cannot be read: {error}"
+        raise UserError(field, str(path), reason, "Correct the file") from error
 
 
 def load_texts(path: str | os.PathLike[str], split: str = "train") -> tuple[list[str], Counts]:

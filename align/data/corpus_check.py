@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from align.config_errors import UserError
-from align.data.corpus import iter_texts
+from align.data.corpus import iter_texts, readable
 from align.data.token_shards import is_token_folder
-from align.jsonl import RecordError
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -24,14 +23,11 @@ def check_corpus(config: Config) -> None:
         if is_token_folder(path):
             continue  # its own reader knows what it holds
         most = 0
-        try:
+        with readable(path, "data.text"):
             for text in iter_texts(path):
                 most += len(text.encode("utf-8", "surrogatepass")) + 1
                 if most >= block:
                     break
-        except RecordError as error:
-            reason = f"cannot be read: {error}"
-            raise UserError("data.text", path, reason, "Correct the file") from error
         if not most:
             raise UserError("data.text", path, "holds no text", "Give .txt or .jsonl with {text}")
         if most < block:

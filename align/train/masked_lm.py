@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from align import policy_loading as loading
 from align.config_errors import UserError
-from align.fresh import MASK_TOKEN
+from align.fresh import add_mask_token
 from align.groups import GroupBatch, TokenGroup, collate
 from align.logprobs import default_chunk_tokens
 from align.policy import Policy
@@ -132,12 +132,6 @@ def load_masked(config: Config) -> MaskedPolicy:
     loading.check_vocabulary(model, tokenizer, path)
     _check_head(model, path)
     return MaskedPolicy(MaskedModule(model), tokenizer, path=path, config=config, layout="plain")
-
-
-def add_mask_token(tokenizer: Any) -> None:
-    """Give the tokenizer a mask token unless it has one."""
-    if tokenizer.mask_token_id is None:
-        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
 
 
 @torch.no_grad()

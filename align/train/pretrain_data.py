@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count, islice
@@ -18,7 +17,7 @@ from torch.utils.data import Dataset
 from align import launch_env
 from align.config_errors import UserError
 from align.data import token_shards
-from align.data.corpus import iter_texts
+from align.data.corpus import iter_texts, readable
 from align.data.splits import assign
 from align.data.token_rows import (
     CorpusRows,
@@ -31,7 +30,7 @@ from align.data.token_rows import (
 from align.data.token_shards import TokenShards, is_token_folder
 from align.files import fingerprint
 from align.groups import TokenGroup
-from align.jsonl import Counts, RecordError
+from align.jsonl import Counts
 from align.tokenizer_identity import tokenizer_fingerprint
 from align.train import token_cache
 from align.train.batches import FILLER, StepBatches, filler
@@ -275,15 +274,6 @@ def _changed(path: Path) -> list[int]:
     """When large files were changed: of those a fingerprint reads some parts only."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return [p.stat().st_mtime_ns for p in files if p.stat().st_size > _READ_WHOLE]
-
-
-@contextmanager
-def readable(path: str, field: str) -> Iterator[None]:
-    """What cannot be read as text becomes a UserError about `field`."""
-    try:
-        yield
-    except RecordError as error:
-        raise UserError(field, path, f"cannot be read: {error}", "Correct the file") from error
 
 
 def _compare_lengths(lengths: np.ndarray, block: int, masked: bool) -> None:

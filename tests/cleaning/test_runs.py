@@ -368,3 +368,34 @@ def test_switches_of_a_config_file_reach_the_tool(corpus, tmp_path, capsys):
     texts = [r["text"] for r in rows_of(tmp_path / "o")]
     assert "短" in texts
     assert "mail a@b.com now please" in texts
+
+
+def test_perplexity_quality_and_a_language_model_decide(corpus, tmp_path, capsys):
+    from align.cleaning.quality import main as quality
+
+    (tmp_path / "zh_good.txt").write_text("\n".join(ZH))
+    (tmp_path / "noise.txt").write_text(
+        "\n".join(f"zq{i} xv{i * 7} jk{i * 3} wq" for i in range(48))
+    )
+    argv = ["--good", f"{tmp_path}/zh_good.txt", "--bad", f"{tmp_path}/noise.txt"]
+    assert quality([*argv, "--output", f"{tmp_path}/q.npz"]) == 0
+    common = ["--workers", 1, "--near_duplicates", 0, "--validation_fraction", 0]
+    source = ["--input", tmp_path / "zh_good.txt", tmp_path / "noise.txt"]
+    assert clean(*source, "--output", tmp_path / "q", "--quality", tmp_path / "q.npz", *common) == 0
+    assert {r["text"] for r in rows_of(tmp_path / "q")} == set(ZH)
+    assert clean(*source, "--output", tmp_path / "p", "--perplexity", tmp_path / "zh_good.txt",
+                 "--max_perplexity", 5, *common) == 0  # fmt: skip
+    assert {r["text"] for r in rows_of(tmp_path / "p")} == set(ZH)
+    # The shipped base has read Chinese reviews.
+    base = ROOT / "recipes" / "assets" / "demo_base"
+    assert clean(*source, "--output", tmp_path / "m", "--perplexity", base,
+                 "--max_perplexity", 80, *common) == 0  # fmt: skip
+    assert {r["text"] for r in rows_of(tmp_path / "m")} == set(ZH)
+    dropped = json.loads((tmp_path / "m/report.json").read_text())["dropped"]
+    assert dropped["perplexity"]["documents"] == 48
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    capsys.readouterr()
+    assert clean(*source, "--output", tmp_path / "x", "--perplexity", tmp_path / "empty",
+                 "--max_perplexity", 5, *common) == 2  # fmt: skip
+    assert "is no language model" in capsys.readouterr().err
