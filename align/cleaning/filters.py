@@ -1,6 +1,6 @@
 """The filters: a figure for every text of a batch, a limit, and the first that refuses a text.
 
-What a rule's figure is stands in `FIGURES`; the limits are `Settings`. All figures of a batch are
+What a rule's figure is stands in `RULES`; the limits are `Settings`. All figures of a batch are
 computed at once, so that a short review costs no more a byte than a book.
 """
 
@@ -124,33 +124,25 @@ class Figures:
         return self._found[name].tolist()
 
 
-FIGURES: dict[str, Callable[[Figures], np.ndarray]] = {
-    "min_chars": lambda f: f.batch.sizes,
-    "max_chars": lambda f: f.batch.sizes,
-    "min_words": lambda f: f.batch.words.counts,
-    "min_letters": lambda f: f.share(LETTER, DIGIT, HAN, KANA, UNSPACED),
-    "max_symbols": lambda f: f.share(SYMBOL),
-    "max_digits": lambda f: f.share(DIGIT),
-    "max_broken": lambda f: f.share(BROKEN),
-    "max_run": Figures.run,
-    "max_urls": Figures.urls,
-    "max_word_length": Figures.word_length,
-    "max_repeated": lambda f: f.repeated("twice"),
-    "max_top_ngram": lambda f: f.repeated("top"),
-    "max_repeated_lines": lambda f: f.lines("repeated"),
-    "min_stops": lambda f: f.lines("stops"),
-    "max_bullets": lambda f: f.lines("bullets"),
-    "max_ellipses": lambda f: f.lines("ellipses"),
+# A limit's name: the reason that people count by, and the figure of each text.
+RULES: dict[str, tuple[str, Callable[[Figures], np.ndarray]]] = {
+    "min_chars": ("too_short", lambda f: f.batch.sizes),
+    "max_chars": ("too_long", lambda f: f.batch.sizes),
+    "min_words": ("few_words", lambda f: f.batch.words.counts),
+    "min_letters": ("few_letters", lambda f: f.share(LETTER, DIGIT, HAN, KANA, UNSPACED)),
+    "max_symbols": ("symbols", lambda f: f.share(SYMBOL)),
+    "max_digits": ("digits", lambda f: f.share(DIGIT)),
+    "max_broken": ("broken_characters", lambda f: f.share(BROKEN)),
+    "max_run": ("long_run", Figures.run),
+    "max_urls": ("urls", Figures.urls),
+    "max_word_length": ("long_words", Figures.word_length),
+    "max_repeated": ("repetitive", lambda f: f.repeated("twice")),
+    "max_top_ngram": ("one_phrase", lambda f: f.repeated("top")),
+    "max_repeated_lines": ("repeated_lines", lambda f: f.lines("repeated")),
+    "min_stops": ("no_sentences", lambda f: f.lines("stops")),
+    "max_bullets": ("bullets", lambda f: f.lines("bullets")),
+    "max_ellipses": ("ellipses", lambda f: f.lines("ellipses")),
 }
-# Names that people count by.
-REASONS = {
-    "min_chars": "too_short", "max_chars": "too_long", "min_words": "few_words",
-    "min_letters": "few_letters", "max_symbols": "symbols", "max_digits": "digits",
-    "max_broken": "broken_characters", "max_run": "long_run", "max_urls": "urls",
-    "max_word_length": "long_words", "max_repeated": "repetitive", "max_top_ngram": "one_phrase",
-    "max_repeated_lines": "repeated_lines", "min_stops": "no_sentences", "max_bullets": "bullets",
-    "max_ellipses": "ellipses",
-}  # fmt: skip
 
 
 def refused(figures: Figures, form: str = "text") -> list[str | None]:
@@ -160,14 +152,14 @@ def refused(figures: Figures, form: str = "text") -> list[str | None]:
     """
     settings, size = figures.settings, len(figures.batch)
     reasons: list[str | None] = ["empty" if not t.strip() else None for t in figures.batch.texts]
-    for name, make in FIGURES.items():
+    for name, (reason, make) in RULES.items():
         limit = settings.limit(name)
         if not limit or (form == "code" and name in _PROSE):
             continue
         values = make(figures)
         bad = values < limit if name.startswith("min_") else values > limit
         for i in np.flatnonzero(bad).tolist():
-            reasons[i] = reasons[i] or REASONS[name]
+            reasons[i] = reasons[i] or reason
     if settings.languages and form != "code":
         found, wanted = figures.languages(), {*settings.languages, UNKNOWN}
         reasons = [r or (None if found[i] in wanted else "language") for i, r in enumerate(reasons)]
