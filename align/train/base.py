@@ -279,16 +279,20 @@ class AlignTrainer(Scheduled):
                 batch = self.policy.collate(chosen).to(args.device)
                 yield [part[i] for i in piece if part[i] != FILLER], chosen, batch
 
+    def tokens_per_s(self) -> float:
+        """Tokens a second since the last training log line."""
+        seen = self.state.num_input_tokens_seen - self._clock_tokens
+        return seen / (time.monotonic() - self._clock)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the meter's figures and the speed to a training log line."""
         if "loss" in logs:
             if not self.finite:  # of a step that was left out
                 logs["loss"], self.finite = math.nan, True
             logs |= self.meter.flush()
-            seen, now = self.state.num_input_tokens_seen, time.monotonic()
-            logs.setdefault("tokens_per_s", (seen - self._clock_tokens) / (now - self._clock))
-            logs["tokens"] = seen
-            self._clock, self._clock_tokens = now, seen
+            logs.setdefault("tokens_per_s", self.tokens_per_s())
+            logs["tokens"] = self.state.num_input_tokens_seen
+            self._clock, self._clock_tokens = time.monotonic(), logs["tokens"]
             if self.guard.skipped:
                 logs["skipped_steps"] = self.guard.skipped
         super().log(logs, start_time)

@@ -81,9 +81,7 @@ class PretrainTrainer(TokenTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the speed as a share of the peak; the perplexity is that of the tokens alone."""
         if "loss" in logs:
-            passed = time.monotonic() - self._clock
-            done = self.state.num_input_tokens_seen - self._clock_tokens
-            logs["tokens_per_s"] = done / passed
+            logs["tokens_per_s"] = self.tokens_per_s()
             if self._peak:
                 rate = logs["tokens_per_s"] * self._operations
                 logs["mfu"] = rate / (self._peak * self.args.world_size)
