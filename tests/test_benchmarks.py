@@ -158,6 +158,17 @@ def test_cleaning_texts_are_of_the_size_and_language_asked_for(tmp_path, languag
     assert 0 < mine["kept"] < len(rows)
 
 
+def test_cleaning_alone_has_a_row_for_each_file(tmp_path, monkeypatch, capsys):
+    cleaning.make(tmp_path, "zh", 0.02)
+    monkeypatch.setattr(sys, "argv", ["cleaning.py", "--alone", str(tmp_path / "a.jsonl")])
+    assert cleaning.main() == 0
+    *_, row = capsys.readouterr().out.splitlines()
+    name, *speeds = [cell.strip() for cell in row.strip("|").split("|")]
+    assert name.startswith("a.jsonl")
+    assert len(speeds) == 3
+    assert all(float(speed) > 0 for speed in speeds)
+
+
 def test_cleaning_without_the_peer_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cleaning.py", "--python", "gone"])
     assert cleaning.main() == 2
