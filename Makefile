@@ -18,10 +18,10 @@ FULL_TRAIN := --per_method.pretrain.train
 FULL := --demo.root runs/demo-full --per_method.pretrain.policy.path null \
   $(FULL_TRAIN).max_steps 3000 $(FULL_TRAIN).learning_rate 1.2e-3 $(FULL_TRAIN).warmup_steps 100 \
   $(FULL_TRAIN).per_device_train_batch_size 24 $(FULL_TRAIN).weight_decay 0.1
-SLOW := slow or distributed or parity or learning
+SLOW := slow or distributed or parity or learning or faults
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-short test test-slow lint docs bench bench-full clean
+.PHONY: help venv demo demo-full demo-short test test-slow test-distributed test-faults test-nightly lint docs bench bench-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,11 +55,23 @@ demo-short: $(STAMP)  ## every stage at smoke size in a temporary folder, checke
 	  $(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/smoke.yaml --demo.root "$$root"
 
 test: $(STAMP)  ## the fast tests
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW))"
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW) or nightly)"
 
-test-slow: $(STAMP)  ## several processes, parity with trl, learning: the marked tests
+test-slow: $(STAMP) compiler  ## several processes, faults, parity with trl, learning: the marked tests
+	$(PYTEST) -m "($(SLOW)) and not nightly"
+
+test-distributed: $(STAMP) compiler  ## the matrix of launches and recipes: rewrites the table of docs/scaling.md
+	$(PYTEST) -m "distributed and not nightly"
+
+test-faults: $(STAMP) compiler  ## kills, full disks, lost ranks: rewrites the table of docs/reliability.md
+	$(PYTEST) -m "faults and not nightly"
+
+test-nightly: $(STAMP) compiler  ## the same at length: 50 kills, 100,000 fuzzed inputs, 500 updates of PPO
+	$(PYTEST) --timeout 14400 -m nightly
+
+.PHONY: compiler
+compiler:
 	@command -v g++ >/dev/null || { echo "DeepSpeed on a CPU builds an extension: sudo apt-get install g++"; exit 1; }
-	$(PYTEST) -m "$(SLOW)"
 
 lint: $(STAMP)  ## style, types, layers
 	$(VENV)/bin/ruff check .
