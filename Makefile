@@ -61,10 +61,10 @@ test-slow: $(STAMP) compiler  ## several processes, faults, parity with trl, lea
 	$(PYTEST) -m "($(SLOW)) and not nightly"
 
 test-distributed: $(STAMP) compiler  ## the matrix of launches and recipes: rewrites the table of docs/scaling.md
-	$(PYTEST) -m "distributed and not nightly"
+	ALIGN_TABLES=write $(PYTEST) -m "distributed and not nightly"
 
 test-faults: $(STAMP) compiler  ## kills, full disks, lost ranks: rewrites the table of docs/reliability.md
-	$(PYTEST) -m "faults and not nightly"
+	ALIGN_TABLES=write $(PYTEST) -m "faults and not nightly"
 
 test-nightly: $(STAMP) compiler  ## the same at length: 50 kills, 100,000 fuzzed inputs, 500 updates of PPO
 	$(PYTEST) --timeout 14400 -m nightly
