@@ -227,6 +227,9 @@ class Rollout:
     top_k: int = key(0, "0: off", ge=0)
     stop: list[str] = key(factory=list, help="strings of one token that also end a completion")
     batch_size: int = key(32, "sequences generated at once", ge=1)
+    gather_chunk_mb: int = key(
+        512, "MiB of sharded weights gathered at once for sampling (ZeRO-3, FSDP2)", ge=1
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_distributed() -> bool:
@@ -121,17 +121,16 @@ def without_zero3() -> Iterator[None]:
 _KEPT: list[Any] = []
 
 
-@contextmanager
-def whole_module(wrapped: Any, accelerator: Any) -> Iterator[Any]:
-    """Give the bare module of a wrapped model, its weights whole and without ZeRO's hooks."""
-    if not zero3():
-        yield accelerator.unwrap_model(wrapped)
-        return
-    from trl.models.utils import unwrap_model_for_generation
+def is_dtensor(x: Any) -> bool:
+    """Whether FSDP2 (or tensor parallelism) holds a tensor in parts."""
+    from torch.distributed.tensor import DTensor
 
-    # Gathering once for all tokens is about ten times as fast as per layer and token (trl#1483).
-    with unwrap_model_for_generation(wrapped, accelerator) as module:
-        yield module
+    return isinstance(x, DTensor)
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether the ranks hold parts of a model's weights: under ZeRO-3 and FSDP2."""
+    return zero3() or any(is_dtensor(p) for p in module.parameters())
 
 
 def _device() -> Any:

@@ -56,6 +56,34 @@ def export(
     return report
 
 
+def export_checkpoint(
+    checkpoint: str | Path, output: str | Path, *, overwrite: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Export a run's checkpoint-N as `export` does a finished model.
+
+    A reward model's is written without a contract: its scores were not measured yet.
+    """
+    from align.consolidate import consolidate
+
+    checkpoint, output = Path(checkpoint), Path(output)
+    _check_output(checkpoint, output, overwrite)
+    staging = output.with_name(f".{output.name}.whole")
+    try:
+        config = consolidate(checkpoint, staging)
+        if config.method != "reward":
+            return export(staging, output, overwrite=overwrite, **options) | {
+                "source": str(checkpoint)
+            }
+        if any(options.values()):
+            name = next(name for name, value in options.items() if value)
+            reason = "is for causal models, and this is a reward model's checkpoint"
+            raise UserError(name, options[name], reason, "Leave it out")
+        _replace(staging, output)
+        return {"source": str(checkpoint), "dtype": stored_dtype(output)}
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise UserError("output", str(output), "is a file", "name a folder")
@@ -183,7 +211,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="export_model.py", description="Merge, cast and write a model that servers read."
     )
-    p.add_argument("--model", required=True, help="run directory, model folder or LoRA adapter")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="run directory, model folder or LoRA adapter")
+    source.add_argument("--checkpoint", help="checkpoint-N of a run, whatever it was launched with")
     p.add_argument("--output", required=True, help="folder to write")
     p.add_argument("--dtype", choices=DTYPES, help="default: as stored")
     p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
@@ -194,10 +224,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Export from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
-    report = export(
-        args.model, args.output, dtype=args.dtype, overwrite=args.overwrite,
+    make = export if args.checkpoint is None else export_checkpoint
+    report = make(
+        args.checkpoint or args.model, args.output, dtype=args.dtype, overwrite=args.overwrite,
         chat_template=args.chat_template,
     )  # fmt: skip
+    if "parameters" not in report:
+        print(f"{args.output}: a reward model without a contract, {report['dtype']}")
+        return 0
     print(
         f"{args.output}: {report['parameters']:,} parameters, {report['dtype']}, stop ids "
         f"{report['stop_ids']}, largest logit difference {report['max_logit_difference']:.1e}"

@@ -29,7 +29,8 @@ class PolicyModule(nn.Module):
     lm: transformers model, bare or inside a PeftModel. reference: a frozen copy, or None.
     adapter_reference: the reference is `lm` with its adapters off. critic: a sequence classifier
     with one output, or None; value_head: a linear layer for a critic that is an adapter or shares
-    the policy's body. scorer: `lm` is a sequence classifier and gives scores.
+    the policy's body. scorer: `lm` is a sequence classifier and gives scores. judges: frozen reward
+    models that are sharded with the rest.
     """
 
     accepts_loss_kwargs = False  # read by transformers.Trainer
@@ -50,20 +51,26 @@ class PolicyModule(nn.Module):
         self.reference = reference
         self.critic = critic
         self.value_head = value_head
+        self.judges = nn.ModuleList()
         self.adapter_reference, self.scorer = adapter_reference, scorer
         if reference is not None:
             reference.eval().requires_grad_(False)
         adapters = getattr(lm, "peft_config", {})
         self.critic_adapter = CRITIC_ADAPTER in adapters
-        self._trained = [p for p in self.parameters() if p.requires_grad]
+        # Places, not parameters: FSDP2 puts others there.
+        places = _places(self)
+        self._trained = [found[0] for p, found in places if p.requires_grad]
+        self._shared = [found for _, found in places if len(found) > 1]
 
     def forward(
         self,
-        batch: GroupBatch,
+        batch: Any,
         want: Collection[str] = ("logps",),
         temperature: float = 1.0,
+        *,
+        judge: int | None = None,
     ) -> dict[str, Tensor]:
-        """Return the wanted tensors.
+        """Return the wanted tensors; with judge the scores of that reward model, batch its inputs.
 
         logps, entropy, ref_logps, values: (N,), of the batch's predicted tokens; a value is that of
         the position that predicts. lse: (N,), the normalisers logsumexp(logits), with logps beside
@@ -71,6 +78,8 @@ class PolicyModule(nn.Module):
         carries a second one (batch.also) its log-probs come back as "also_logps": a loss that mixes
         two kinds of data is still one forward for the wrapper.
         """
+        if judge is not None:
+            return {"scores": self.judges[judge](*batch)}
         unknown = set(want) - set(WANTS)
         if unknown:
             raise ValueError(f"want={sorted(unknown)} is none of {WANTS}")
@@ -184,12 +193,13 @@ class PolicyModule(nn.Module):
 
     def _restore_trained(self) -> None:
         # peft takes requires_grad away from adapters that are not active.
-        for parameter in self._trained:
-            parameter.requires_grad_(True)
+        for owner, name in self._trained:
+            getattr(owner, name).requires_grad_(True)
 
     def train(self, mode: bool = True) -> PolicyModule:
-        """Set the mode; the reference stays in evaluation mode."""
+        """Set the mode; reference and judges stay in evaluation mode."""
         super().train(mode)
+        self.judges.eval()
         if self.reference is not None:
             self.reference.eval()
         return self
@@ -205,13 +215,28 @@ class PolicyModule(nn.Module):
         return next(self.lm.parameters()).device
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of transformer layers: each is a unit of FSDP (read by accelerate)."""
+        judges = [judge.model for judge in self.judges]
+        models = filter(None, (self.lm, self.reference, self.critic, *judges))
+        named = [getattr(base_model(m), "_no_split_modules", None) or () for m in models]
+        return sorted({name for names in named for name in names})
+
+    @property
     def _keys_to_ignore_on_save(self) -> list[str]:
         """Frozen and tied weights: a checkpoint has none of them (read by the Trainer's resume)."""
         kept = {name for name, p in self.named_parameters() if p.requires_grad}
         return [name for name in self.state_dict() if name not in kept]
 
     def tie_weights(self) -> None:
-        """Tied weights stay tied: loading copies into them. Called by the Trainer's resume."""
+        """Make weights one again that were one: FSDP2's preparation gives each place its own.
+
+        Without it an output head that is the embedding would learn apart from it. Called by
+        accelerate (`fsdp2_prepare_model`) and by the Trainer's resume.
+        """
+        for (owner, own), *others in self._shared:
+            for module, name in others:
+                setattr(module, name, getattr(owner, own))
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Any = None, **more: Any
@@ -249,6 +274,15 @@ class PolicyModule(nn.Module):
             if name.startswith(("critic.", "value_head.")) or f".{CRITIC_ADAPTER}." in name
         ]
         return [p for _, p in named if p.requires_grad]
+
+
+def _places(module: nn.Module) -> list[tuple[nn.Parameter, list[tuple[nn.Module, str]]]]:
+    """Every parameter with the places (submodule, name) that it stands in."""
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(parameter, []).append((owner, name))
+    return list(places.items())
 
 
 def base_model(model: Any) -> Any:

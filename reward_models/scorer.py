@@ -6,7 +6,6 @@ index is computed from the ids, never from where padding begins: pad may equal E
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from align.config_errors import UserError
 from align.records import RecordError
 from reward_models import outputs
 from reward_models.contract import check_contract
-from reward_models.model import base_of, find_head, load_reward_model, plain
+from reward_models.model import load_reward_model, plain
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +58,8 @@ class Scorer:
         """
         if batch_size < 1:
             raise UserError("batch_size", batch_size, "is below 1", "Use 1 or more")
+        from reward_models.last_token import LastToken
+
         if loaded is None:
             if path is None:
                 raise ValueError("Scorer needs a path or a loaded model")
@@ -66,12 +67,14 @@ class Scorer:
         self.model, self.tokenizer, self.contract = loaded
         if max_length is not None and max_length < 2:
             raise UserError("max_length", max_length, "is below 2", "Use at least 2 tokens")
-        self._body, (_, self._head) = base_of(plain(self.model)), find_head(plain(self.model))
+        self.module = LastToken(plain(self.model))
+        self._run: Callable[..., Any] = self.module
+        self._passes: Callable[[int], int] = int  # as many as there are batches
         check_contract(
             self.contract,
             self.tokenizer,
             path=str(path or ""),
-            heads=self._head.out_features,
+            heads=self.module.head.out_features,
             max_length=max_length,
         )
         positions = getattr(self.model.config, "max_position_embeddings", None)
@@ -80,7 +83,6 @@ class Scorer:
         self.batch_size, self.progress, self.truncated = batch_size, progress, 0
         if device is not None:
             _move(self.model, device)
-        self._takes_positions = "position_ids" in inspect.signature(self._body.forward).parameters
 
     def score(
         self, prompts: Sequence[Any], completions: Sequence[Any], *, calibrated: bool = False
@@ -165,7 +167,8 @@ class Scorer:
         self.model.eval()
         try:
             with torch.no_grad():
-                for places in self._batches(rows):
+                batches = list(self._batches(rows))
+                for places in batches:
                     for place, values in zip(
                         places, self._forward([rows[i] for i in places]), strict=True
                     ):
@@ -173,6 +176,8 @@ class Scorer:
                     done += len(places)
                     if self.progress:
                         self.progress(done, len(rows))
+                for _ in range(self._passes(len(batches)) - len(batches)):
+                    self._forward([[0]])  # other ranks have more to read
         finally:
             self.model.train(was_training)
         return result
@@ -186,8 +191,7 @@ class Scorer:
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         import torch
 
-        head = self._head
-        device = head.weight.device
+        device = self.module.head.weight.device
         width = max(len(row) for row in rows)
         # Any id can fill the padding: it is masked, and no row reads it.
         ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -195,15 +199,16 @@ class Scorer:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(list(row))
             mask[i, : len(row)] = 1
-        extra = {}
-        if self._takes_positions:
-            extra["position_ids"] = torch.arange(width, device=device).expand(len(rows), width)
-        output = self._body(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **extra
-        )
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        hidden = output.last_hidden_state[torch.arange(len(rows), device=device), last]
-        return head(hidden.to(head.weight.dtype)).float().tolist()
+        last = torch.tensor([len(row) - 1 for row in rows])
+        return self._run(ids.to(device), mask.to(device), last.to(device)).tolist()
+
+    def run_by(self, run: Callable[..., Any], passes: Callable[[int], int]) -> None:
+        """Have another run `module`: an engine that holds its weights in parts on all ranks.
+
+        run: called as the module. passes: how many calls every rank makes where this one has so
+        many batches; the surplus is thrown away.
+        """
+        self._run, self._passes = run, passes
 
 
 def _move(model: Any, device: Any) -> None:

@@ -123,13 +123,15 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
     return result
 
 
-def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
+def make_reward(
+    sources: Sequence[Any], device: Any = None, *, in_parts: bool = False
+) -> WeightedSum:
     """Build the rewards of a configuration.
 
     sources: the `rewards` list; each item has kind (model | function | http), path, weight and
     calibrated, as attributes or keys. device: where reward models run. calibrated: a model's scores
     in standard deviations of its reference samples; of a server, that it says the same of its own.
-    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
+    in_parts: reward models are read sharded, for an engine to run (`ModelReward.join`). Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
     model or function that cannot be loaded, or a server that does not answer.
     """
     if not sources:
@@ -144,12 +146,14 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
         if not math.isfinite(weight):
             raise UserError(f"rewards.{i}.weight", weight, "must be finite", "Use e.g. 1.0")
         calibrated = bool(get("calibrated", False))
-        rewards.append(_make_one(kind, path, device, calibrated, i))
+        rewards.append(_make_one(kind, path, device, calibrated, i, in_parts))
         weights.append(float(weight))
     return WeightedSum(rewards, weights)
 
 
-def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, index: int) -> Reward:
+def _make_one(
+    kind: str, path: str | None, device: Any, calibrated: bool, index: int, in_parts: bool
+) -> Reward:
     """One reward of the configuration; index: its place there."""
     field = f"rewards.{index}"
     if kind not in KINDS:
@@ -171,7 +175,9 @@ def _make_one(kind: str, path: str | None, device: Any, calibrated: bool, index:
         return HttpReward(path, field=f"{field}.path", index=index, calibrated=calibrated)
     from align.rewards.model import ModelReward
 
-    return ModelReward(path, device, calibrated=calibrated, field=f"{field}.path")
+    return ModelReward(
+        path, device, calibrated=calibrated, field=f"{field}.path", in_parts=in_parts
+    )
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ class ModelReward:
     reference samples in the checkpoint's contract; unlike running statistics these never move, so a
     score means the same in every run and at every step. Whether the policy ended a completion
     itself is not visible to the model (it reads every text as a complete turn); the missing-EOS
-    rule of `align.rewards.shaping` is what treats unfinished completions.
+    rule of `align.rewards.shaping` is what treats unfinished completions. in_parts: its weights are
+    read as ZeRO-3 shards them, and an engine has to run it (`join`).
     Raises UserError, naming field, where the folder holds no usable reward model.
     """
 
@@ -29,7 +32,9 @@ class ModelReward:
         *,
         calibrated: bool = False,
         field: str = "rewards.path",
+        in_parts: bool = False,
     ) -> None:
+        from align.checkpoints import is_adapter
         from align.distributed import without_zero3
         from reward_models.scorer import Scorer
 
@@ -38,8 +43,11 @@ class ModelReward:
         named = folder.resolve()
         self.name = named.parent.name if named.name == "final" else named.name
         self.calibrated = calibrated
+        # What is read in parts has to be run by an engine (`join`); an adapter is merged first.
+        self.in_parts = in_parts and not is_adapter(folder)
+        device = None if self.in_parts else device
         try:
-            with without_zero3():  # no engine runs it, so every rank needs all of its weights
+            with nullcontext() if self.in_parts else without_zero3():
                 self.scorer = Scorer(path, device=device, batch_size=batch_size)
         except UserError as error:
             where = "" if error.field == "path" else f"{error.field} "
@@ -53,3 +61,17 @@ class ModelReward:
             return self.scorer.score(prompts, completions, calibrated=self.calibrated)
         except RecordError as error:
             raise RewardError(f"reward {self.name!r} cannot read {error}") from error
+
+    def join(self, judges: Any, run: Callable[..., Any]) -> None:
+        """Let an engine that shards weights hold this model's too.
+
+        judges: nn.ModuleList of what the engine wraps. run: (place in the list, ids, mask, last) →
+        the engine's scores.
+        """
+        from align.distributed import max_over_ranks
+
+        place = len(judges)
+        judges.append(self.scorer.module.eval().requires_grad_(False))
+        self.scorer.run_by(
+            lambda *rows: run(place, *rows), lambda batches: int(max_over_ranks(batches))
+        )

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from align import losses
 from align.config_errors import UserError
-from align.distributed import rank, sum_over_ranks, without_zero3, zero3
+from align.distributed import rank, sum_over_ranks, zero3
 from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.rewards import make_reward
@@ -58,6 +59,9 @@ class PpoTrainer(AlignTrainer):
     ) -> None:
         self.eval_prompts, self.ptx = list(eval_prompts), ptx
         dropout_off(policy.module)
+        for term in getattr(reward, "rewards", ()):
+            if getattr(term, "in_parts", False):
+                term.join(policy.module.judges, self.judge)
         callbacks = [*callbacks, StepEnd(self)]
         super().__init__(policy, config, args, (), self.eval_prompts, callbacks)
         self.guard.go_on = True  # a step that is not finite is left out and counted
@@ -114,6 +118,11 @@ class PpoTrainer(AlignTrainer):
             self.clock.update_ended(self.meter)
         # After a resume the Trainer counts from 0: nothing of the data had to be skipped.
         self.state.epoch = self.state.global_step / self.args.max_steps
+
+    def judge(self, number: int, *rows: Tensor) -> Tensor:
+        """Scores of a reward model whose weights are sharded with the policy's."""
+        wrapped: Any = self.model_wrapped
+        return wrapped(rows, judge=number)["scores"]
 
     # A step
 
@@ -275,8 +284,7 @@ def train(config: Config) -> dict[str, float]:
     overrides = batch_arguments(config)
     args = training_arguments(config, **overrides)
     check(config)
-    with without_zero3():  # the reward model answers for each rank alone
-        reward = make_reward(config.rewards, device=args.device)
+    reward = make_reward(config.rewards, device=args.device, in_parts=zero3())
     policy = Policy.load(config, critic=True)
     prompts, held_out, counts = load_prompt_items(config, policy.tokenizer)
     ptx: Sequence[TokenGroup] = []

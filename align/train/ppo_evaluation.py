@@ -25,6 +25,27 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     rollout.temperature, averaged; an estimate of KL where eval.temperature equals it, and below
     that (greedy) the log-ratio of what the policy would say first.
     """
+    args = trainer.args
+    with trainer.collector.whole():  # gathered once for all parts
+        rows = _rows(trainer)
+    everything = [row for ranked in gather_objects(rows) for row in ranked]
+    if rank() == 0:
+        file = Path(str(args.output_dir)) / "samples.jsonl"
+        append_samples(file, everything, trainer.state.global_step)
+    barrier()
+    scores = torch.tensor([row["score"] for row in everything], dtype=torch.float64)
+    count = len(everything)
+    return {
+        "score/mean": float(scores.mean()),
+        "score/std": float(scores.std(unbiased=False)),
+        "kl/sum": sum(row["kl"] for row in everything) / count,
+        "length/mean": sum(row["tokens"] for row in everything) / count,
+        "eos_rate": sum(row["finished"] for row in everything) / count,
+    }
+
+
+def _rows(trainer: PpoTrainer) -> list[dict[str, Any]]:
+    """This rank's samples, one row each."""
     args, collector = trainer.args, trainer.collector
     temperature = trainer.settings.eval.temperature
     rows: list[dict[str, Any]] = []
@@ -54,17 +75,4 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
                 "tokens": len(samples.completions[i]),
                 "finished": samples.finished[i],
             })  # fmt: skip
-    everything = [row for ranked in gather_objects(rows) for row in ranked]
-    if rank() == 0:
-        file = Path(str(args.output_dir)) / "samples.jsonl"
-        append_samples(file, everything, trainer.state.global_step)
-    barrier()
-    scores = torch.tensor([row["score"] for row in everything], dtype=torch.float64)
-    count = len(everything)
-    return {
-        "score/mean": float(scores.mean()),
-        "score/std": float(scores.std(unbiased=False)),
-        "kl/sum": sum(row["kl"] for row in everything) / count,
-        "length/mean": sum(row["tokens"] for row in everything) / count,
-        "eos_rate": sum(row["finished"] for row in everything) / count,
-    }
+    return rows

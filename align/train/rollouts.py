@@ -7,7 +7,8 @@ data: a checkpoint holds it whole, so that a run can stop between any two steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from align import advantages as adv
-from align.distributed import max_over_ranks, sum_over_ranks, whole_module, zero3
+from align.distributed import max_over_ranks, sum_over_ranks, zero3
 from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
@@ -23,6 +24,7 @@ from align.rollout import Samples, make_sampler, rank_seed
 from align.train.batches import piece_indices
 from align.train.meter import Stats
 from align.train.rollout_parts import attach, chunks, in_order
+from align.whole import whole_lm
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -96,6 +98,7 @@ class Collector:
         self.ppo, self.rollout = config.ppo, config.rollout
         self.seed = config.train.args.get("seed", 42)
         self.shaper = ScoreShaper.from_config(self.ppo)
+        self._whole: Any = None  # inside whole()
         self.tokens = 0.0  # of the last rollout's completions, all ranks
         self.kl: adv.FixedKL = adv.FixedKL(self.ppo.kl_coef)
         if self.ppo.kl_target is not None:
@@ -128,11 +131,25 @@ class Collector:
         """N completions of each prompt from the current policy."""
         trainer, n = self.trainer, overrides.pop("n", self.rollout.n)
         options = {"want_logps": True, **overrides}
-        with whole_module(trainer.model_wrapped, trainer.accelerator) as module:
-            sampler = make_sampler(self.rollout, module.lm, trainer.policy.tokenizer, **options)
+        with self.whole() as lm:
+            sampler = make_sampler(self.rollout, lm, trainer.policy.tokenizer, **options)
             # The wrapper's forward casts (bf16), and what samples goes around it.
             with trainer.accelerator.autocast():
                 return sampler.sample([p.ids for p in prompts], n, seed)
+
+    @contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The policy's LM for sampling; weights in parts are gathered once for the whole block."""
+        if self._whole is not None:
+            yield self._whole
+            return
+        trainer = self.trainer
+        lm, chunk = trainer.policy.module.lm, self.rollout.gather_chunk_mb
+        with whole_lm(lm, trainer.args.device, chunk) as self._whole:
+            try:
+                yield self._whole
+            finally:
+                self._whole = None
 
     def score(self, prompts: Sequence[PromptItem], samples: Samples, n: int) -> Tensor:
         """Raw scores (C,), float32 on the CPU."""

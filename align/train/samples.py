@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align.distributed import barrier, rank, zero3
+from align.distributed import barrier, rank
 from align.train.callbacks import plain
+from align.whole import whole_lm
 
 
 def append_samples(path: Path, rows: Sequence[dict[str, Any]], step: int) -> None:
@@ -30,28 +31,29 @@ def append_samples(path: Path, rows: Sequence[dict[str, Any]], step: int) -> Non
 def sample_texts(trainer: Any, prompts: Sequence[str], n: int, tokens: int) -> None:
     """Continue the prompts and append the samples; on rank 0, the others wait.
 
-    eval.temperature and the first of eval.seeds decide how. Under ZeRO-3, whose weights are in
-    parts, there are no samples.
+    eval.temperature and the first of eval.seeds decide how.
     """
-    if rank() == 0 and not zero3():
-        from align.rollout.hf import HFSampler
+    from align.rollout.hf import HFSampler
 
-        tokenizer, settings = trainer.policy.tokenizer, trainer.settings
-        sampler = HFSampler(
-            trainer.policy.module.lm, tokenizer, {tokenizer.eos_token_id}, max_new_tokens=tokens,
-            temperature=settings.eval.temperature, batch_size=16,
-        )  # fmt: skip
-        ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-        found = sampler.sample(ids, n, settings.eval.seeds[0])
-        step = trainer.state.global_step
-        rows = [
-            {
-                "step": step, "prompt": prompts[i // n], "completion": found.texts[i],
-                "tokens": len(found.completions[i]), "finished": found.finished[i],
-            }
-            for i in range(len(found))
-        ]  # fmt: skip
-        append_samples(Path(str(trainer.args.output_dir)) / "samples.jsonl", rows, step)
+    tokenizer, settings = trainer.policy.tokenizer, trainer.settings
+    chunk = settings.rollout.gather_chunk_mb
+    with whole_lm(trainer.policy.module.lm, trainer.args.device, chunk) as lm:
+        if rank() == 0:
+            sampler = HFSampler(
+                lm, tokenizer, {tokenizer.eos_token_id}, max_new_tokens=tokens,
+                temperature=settings.eval.temperature, batch_size=16,
+            )  # fmt: skip
+            ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+            found = sampler.sample(ids, n, settings.eval.seeds[0])
+            step = trainer.state.global_step
+            rows = [
+                {
+                    "step": step, "prompt": prompts[i // n], "completion": found.texts[i],
+                    "tokens": len(found.completions[i]), "finished": found.finished[i],
+                }
+                for i in range(len(found))
+            ]  # fmt: skip
+            append_samples(Path(str(trainer.args.output_dir)) / "samples.jsonl", rows, step)
     barrier()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,3 +51,11 @@ def need(name: str) -> None:
         pytest.importorskip("deepspeed", reason="extra 'deepspeed'")
         if shutil.which("g++") is None:
             pytest.skip("DeepSpeed compiles an extension on the CPU: install g++")
+
+
+def reports(run: subprocess.CompletedProcess[str]) -> list[dict]:
+    """What the ranks printed, in the order of the ranks; two may share a line."""
+    decoder = json.JSONDecoder()
+    starts = [m.end() for m in re.finditer("PROBE ", run.stdout)]
+    rows = [decoder.raw_decode(run.stdout, start)[0] for start in starts]
+    return sorted(rows, key=lambda row: row["rank"])

@@ -6,27 +6,16 @@ meet. So every rank reports its world size and a sum over all ranks.
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from launching import config_file, launch, need
+from launching import config_file, launch, need, reports
 
 pytestmark = pytest.mark.distributed
 PROBE = "tests/distributed/trainer_probe.py"
-
-
-def reports(run: subprocess.CompletedProcess[str]) -> list[dict]:
-    """What the ranks printed, in the order of the ranks; two may share a line."""
-    decoder = json.JSONDecoder()
-    starts = [m.end() for m in re.finditer("PROBE ", run.stdout)]
-    rows = [decoder.raw_decode(run.stdout, start)[0] for start in starts]
-    return sorted(rows, key=lambda row: row["rank"])
 
 
 def two_ranks(tmp_path: Path, name: str) -> list[dict]:

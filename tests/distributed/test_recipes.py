@@ -23,49 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import launching
 import small_runs as runs
 from launching import config_file, launch, need
+from recipe_launches import METHODS, one, two
 
 from align.train.resume import COMPLETE
 
 pytestmark = pytest.mark.distributed
-METHODS = ("pretrain", "sft", "reward", "dpo", "orpo", "ppo")
-# Plain SGD: a weight's change is the gradient. Three steps; the last of 21 or so is not full.
+# Plain SGD: a weight's change is the gradient. Four steps; the third of 21 or so is not full.
 SGD = ("--train.optim", "sgd", "--train.learning_rate", 0.5, "--train.max_grad_norm", 0,
-       "--train.max_steps", 3, *runs.CONSTANT)  # fmt: skip
-# Greedy sampling, so that two worlds see the same completions; five prompts to evaluate on, so
-# that the ranks have different numbers of them.
-GREEDY = ("--rollout.prompts_per_update", 8, "--rollout.n", 1, "--rollout.top_k", 1,
-          "--rollout.max_new_tokens", 6, "--ppo.num_minibatches", 1, "--eval.num_samples", 5,
-          "--train.per_device_eval_batch_size", 4)  # fmt: skip
+       "--train.max_steps", 4, *runs.CONSTANT)  # fmt: skip
 ADAM = ("--train.max_steps", 4, "--train.save_steps", 2, "--train.resume", "auto", *runs.CONSTANT)
 LORA = ("--policy.lora", "{r: 4}")
-
-
-def options(method: str) -> tuple:
-    """What PPO needs for two worlds to see the same completions, each with its own score."""
-    if method != "ppo":
-        return ()
-    reward = f"{Path(__file__).parent / 'byte_reward.py'}:checksum"
-    judged = f"[{{kind: function, path: '{reward}'}}]"
-    return (*GREEDY, "--policy.path", runs.sharp(), "--rewards", judged)
-
-
-def two(method: str, folder: Path, name: str, *extra: object) -> Path:
-    """A run of two processes under ds_configs/accelerate_<name>.yaml."""
-    need(name)
-    size = ("--train.per_device_train_batch_size", 4)
-    argv = runs.arguments(folder, *size, *options(method), *extra)
-    done = launch(f"recipes/{method}.py", argv, config_file(name))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    manifest = runs.manifest(folder)
-    assert (manifest["finished"], manifest["world_size"]) == (True, 2)
-    assert done.stdout.count(f"{method} 1/") <= 2  # a step and perhaps an evaluation: rank 0 alone
-    return folder
-
-
-def one(method: str, folder: Path, *extra: object) -> Path:
-    """The same run in this process."""
-    size = ("--train.per_device_train_batch_size", 8)
-    return runs.train(method, folder, *size, *options(method), *extra)
 
 
 def start_of(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -111,10 +78,11 @@ def pair(request, tmp_path_factory):
     )
 
 
-def test_two_processes_take_the_steps_of_one(pair):
-    _, both, alone = pair
+def test_two_processes_take_the_steps_of_one(pair, cell):
+    method, both, alone = pair
     assert apart(alone, both) < 2e-5
     close(alone, both)
+    cell("matrix", method, "cpu2", runs.trace_difference(alone, both, limit=1e-4))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +148,7 @@ def test_every_held_out_prompt_is_sampled_once(pair):
     ]
     texts = [sorted((r["step"], str(r["prompt"]), r["completion"]) for r in x) for x in rows]
     assert texts[0] == texts[1]
-    assert len(texts[0]) == len(set(texts[0])) == 15  # five prompts at steps 0, 2 and 3
+    assert len(texts[0]) == len(set(texts[0])) == 15  # five prompts at steps 0, 2 and 4
     assert len({completion for step, _, completion in texts[0] if step == 0}) > 1
 
 

@@ -95,3 +95,16 @@ def figures(run_dir: Path) -> list[dict[str, Any]]:
 def manifest(run_dir: Path) -> dict[str, Any]:
     """The run's manifest."""
     return json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+
+
+def trace_difference(expected: Path, found: Path, limit: float) -> str:
+    """Largest differences of loss and gradient norm over the steps, as text; all within limit."""
+    largest = {}
+    for name in ("loss", "grad_norm"):
+        traces = [[row[name] for row in lines(run) if name in row] for run in (expected, found)]
+        assert len(traces[0]) == len(traces[1]) >= 4
+        assert len(set(traces[0])) > 1  # something moves
+        apart = [abs(a - b) for a, b in zip(*traces, strict=True)]
+        assert max(apart) <= limit, f"{name}: {traces}"
+        largest[name] = max(apart)
+    return f"loss {largest['loss']:.0e}, norm {largest['grad_norm']:.0e}"
