@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from align.config_errors import NO_VALUE, UserError, nearest
+from align.config_parallel import check_parallel
 from align.config_pretrain import check_pretrain
 from align.config_reward import check_reward
 from align.config_tokenizer import check_tokenizer
+from align.launch_env import under_deepspeed, under_fsdp
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -138,9 +140,10 @@ def _train_rules(config: Config) -> None:
         raise UserError("train.push_to_hub", True, reason, "Upload final/ when the run is done")
     _needs_evaluation(config)
     fsdp = args.get("fsdp") or args.get("fsdp_config")
-    if (fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true") and on_cpu(config):
+    if (fsdp or under_fsdp()) and on_cpu(config):
         raise fsdp_on_cpu(fsdp or NO_VALUE)
-    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    check_parallel(config, cpu=on_cpu(config))
+    launched = under_deepspeed()
     if args.get("deepspeed") and not launched and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
         reason = "given to the trainer alone makes every rank act as rank 0"
         fix = "Use accelerate launch --config_file ds_configs/accelerate_zero2.yaml"

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from align import launch_env
+
 
 def is_distributed() -> bool:
     """Whether a process group of more than one rank exists."""
@@ -121,15 +123,52 @@ def without_zero3() -> Iterator[None]:
 _KEPT: list[Any] = []
 
 
+def check_launch(accelerator: Any) -> None:
+    """Raise UserError unless the ranks are those of the launch, and in its engine.
+
+    Launches that look right can leave every rank with rank 0, or train without the engine that the
+    configuration names, and exit 0.
+    """
+    ranks = gather_objects(accelerator.process_index)
+    if ranks != list(range(launch_env.asked_world())) or rank() != launch_env.rank():
+        raise launch_env.wrong_launch(
+            f"started ranks 0 to {launch_env.asked_world() - 1}, and the trainer's are {ranks}"
+        )
+    engine = accelerator.distributed_type.value
+    for asked, kind in (
+        (launch_env.under_fsdp(), "FSDP"),
+        (launch_env.under_deepspeed(), "DEEPSPEED"),
+    ):
+        if asked and engine != kind:
+            raise launch_env.wrong_launch(f"asked for {kind} and the trainer has {engine}")
+
+
+def in_parts() -> bool:
+    """Whether ranks hold parts of weights: their passes must be equally many."""
+    return zero3() or launch_env.under_fsdp()
+
+
+def total_norm(gradients: Sequence[Tensor]) -> float:
+    """Euclidean norm of gradients, over the parts of all ranks where these hold parts."""
+    kinds = [[g for g in gradients if is_dtensor(g) is parts] for parts in (False, True)]
+    norms = [full_tensor(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
 def is_dtensor(x: Any) -> bool:
-    """Whether FSDP2 (or tensor parallelism) holds a tensor in parts."""
+    """Whether FSDP2 or tensor parallelism holds a tensor in parts."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(x, DTensor)
 
 
+def full_tensor(x: Any) -> Tensor:
+    """A tensor that ranks hold in parts put together, on all of them; any other as it is."""
+    return x.full_tensor() if is_dtensor(x) else x
+
+
 def sharded(module: nn.Module) -> bool:
-    """Whether the ranks hold parts of a model's weights: under ZeRO-3 and FSDP2."""
+    """Whether the ranks hold parts of this model's weights now."""
     return zero3() or any(is_dtensor(p) for p in module.parameters())
 
 

@@ -77,6 +77,11 @@ def under_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
+def under_fsdp() -> bool:
+    """Return whether `accelerate launch` set up FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def refuse_lost_ranks() -> None:
     """Raise UserError if several processes were asked for and the launcher started one.
 
@@ -95,12 +100,18 @@ def refuse_lost_ranks() -> None:
 
 
 def check_world(actual: int) -> None:
-    """Raise RuntimeError unless the trainer's world (`args.world_size`) is the one asked for."""
+    """Raise UserError unless the trainer's world (`args.world_size`) is the one asked for."""
     if actual != asked_world():
-        raise RuntimeError(
-            f"{asked_world()} processes were launched but the trainer sees {actual}: every rank "
-            "would train alone and overwrite the others. Check the accelerate config."
+        raise wrong_launch(
+            f"started {asked_world()} processes but the trainer sees {actual}: every rank would "
+            "train alone and overwrite the others"
         )
+
+
+def wrong_launch(reason: str) -> UserError:
+    """Return the refusal of a launch that is not what it looks like."""
+    fix = "Launch with one of ds_configs/accelerate_*.yaml, see docs/distributed.md"
+    return UserError("accelerate launch", NO_VALUE, reason, fix)
 
 
 def single_process_env() -> dict[str, str]:

@@ -8,7 +8,6 @@ must be its reference.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from align.distributed import zero3
 from align.groups import TokenGroup, collate
+from align.launch_env import under_fsdp
 from align.policy_module import PolicyModule, base_model
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _runs(module: PolicyModule, config: Config) -> bool:
     moves: there the model stays where it is.
     """
     args = config.train.args
-    sharded = args.get("fsdp") or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    sharded = args.get("fsdp") or under_fsdp()
     if torch.accelerator.is_available() and not (sharded or args.get("use_cpu")):
         device = torch.accelerator.current_accelerator()
         if device is not None and module.device.type != device.type:

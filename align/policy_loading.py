@@ -18,6 +18,7 @@ from align.checkpoints import (
     tokenizer_folder,
 )
 from align.config_errors import UserError
+from align.config_parallel import tensor_parallel
 from align.distributed import from_rank_zero, gathered, without_zero3
 from align.files import fingerprint
 from align.heads import find_head, zero_head
@@ -108,6 +109,10 @@ def load_body(
             kwargs["attn_implementation"] = config.policy.attn_implementation
         if config.policy.quantization and not whole:
             kwargs["quantization_config"] = _quantization(config)
+        if (split := tensor_parallel(config)) > 1 and not whole:
+            from transformers.distributed import DistributedConfig
+
+            kwargs["distributed_config"] = DistributedConfig(tp_size=split, tp_plan="auto")
         kind = kind or AutoModelForCausalLM
         if heads:
             kind, shape.num_labels = AutoModelForSequenceClassification, heads

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.distributed import gathered, is_dtensor, sharded, without_zero3
+from align.distributed import full_tensor, gathered, sharded, without_zero3
 from align.policy_module import base_model
 
 _MIB = 1 << 20
@@ -77,7 +77,7 @@ def _copy(part: Sequence[tuple[Tensor, nn.Module, str]]) -> None:
     needed = [p for _, module, own in part for p in _parts_of(module, own)]
     with torch.no_grad(), gathered(needed):
         for parameter, module, own in part:
-            parameter.copy_(_whole(_value(module, own)))
+            parameter.copy_(full_tensor(_value(module, own)))
 
 
 def _parts_of(module: Any, own: str) -> list[Tensor]:
@@ -114,7 +114,3 @@ def _value(module: Any, own: str) -> Tensor:
 def _adapted(module: Any) -> bool:
     return hasattr(module, "get_delta_weight")
 
-
-def _whole(weight: Tensor) -> Tensor:
-    """FSDP2's parts put together; any other tensor as it is."""
-    return weight.full_tensor() if is_dtensor(weight) else weight  # type: ignore[attr-defined]

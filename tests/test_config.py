@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from align.config import METHODS, UserError, load_config
+from align.config_parallel import check_parallel, data_place
 from align.config_train_args import OWNED, REMOVED, training_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +129,11 @@ MESSAGES = [
     ("dpo", ["--policy.quantization", "4bit"], "needs policy.lora"),
     ("dpo", ["--train.early_stopping_patience", "2", "--train.eval_strategy", "no"], "eval_steps"),
     ("dpo", ["--train.fsdp", "full_shard", "--train.use_cpu", "true"], "needs an accelerator"),
+    ("dpo", ["--train.parallelism_config", "2"], "parallelism_config=2 is not a mapping"),
+    ("dpo", ["--train.parallelism_config", "{tp: 2}"], "Did you mean tp_size?"),
+    ("dpo", ["--train.parallelism_config", "{tp_size: 0}"], "is not a whole number above 0"),
+    ("dpo", ["--train.parallelism_config", "{tp_size: 2}", "--train.use_cpu", "true"],
+     "needs accelerators: accelerate divides no model between processes of a CPU"),
     ("ppo", ["--policy.reference", "none"], "cannot be used with ppo"),
     ("ppo", ["--rewards", "[]"], "rewards=[] is empty: ppo has nothing to raise"),
     ("ppo", ["--ppo.num_minibatches", "3"], "does not divide the rollout of 64 completions"),
@@ -143,6 +150,40 @@ MESSAGES = [
 @pytest.mark.parametrize(("method", "words", "message"), MESSAGES)
 def test_refusals_say_what_and_why(config_file, method, words, message):
     assert message in error(method, config_file, *words)
+
+
+PARALLEL = [
+    ("ppo", {"tp_size": 2}, (), "is not supported by ppo, only by pretrain, sft, dpo"),
+    ("dpo", {"cp_size": 2}, (), "behind a mask of their own, and cannot be split"),
+    ("dpo", {"sp_size": 2}, (), "and cannot be split"),
+    ("dpo", {"tp_size": 4}, (), "makes 4 processes, and 2 were launched. Launch 4"),
+    ("dpo", {"dp_shard_size": 2}, (), "which the launch has no engine for"),
+    ("dpo", {"tp_size": 2}, ("--policy.lora", "{}"), "cannot be used with policy.lora"),
+    ("dpo", {"tp_size": 2}, ("--train.deepspeed", "z.json"), "cannot be used with DeepSpeed"),
+]
+
+
+@pytest.mark.parametrize(("method", "sizes", "words", "message"), PARALLEL)
+def test_how_a_model_may_be_divided(config_file, monkeypatch, method, sizes, words, message):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = load(method, config_file, *(() if "z.json" in words else words))
+    if "z.json" in words:
+        config.train.args["deepspeed"] = "z.json"
+    config.train.args["parallelism_config"] = sizes
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_parallel(config, cpu=False)
+
+
+def test_sizes_from_the_launcher_count_too(config_file, monkeypatch):
+    config = load("dpo", config_file)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "2")
+    monkeypatch.setenv("PARALLELISM_CONFIG_DP_SHARD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_parallel(config, cpu=False)
+    places = [data_place(config, rank, 8) for rank in range(8)]
+    assert places == [(0, 4), (0, 4), (1, 4), (1, 4), (2, 4), (2, 4), (3, 4), (3, 4)]
 
 
 def test_the_contract_message_word_for_word(config_file):

@@ -230,9 +230,9 @@ def test_a_world_smaller_than_asked_fails(place, trainer, monkeypatch):
     pytest.importorskip("torch")  # the world is counted only once torch has been imported
     monkeypatch.setenv("WORLD_SIZE", "2")
     launch_env.check_world(2)
-    with pytest.raises(RuntimeError, match="2 processes were launched but the trainer sees 1"):
+    with pytest.raises(UserError, match="started 2 processes but the trainer sees 1: every rank"):
         launch_env.check_world(1)
-    assert go("dpo") == 1  # the stand-in forms no process group
+    assert go("dpo") == 2  # the stand-in forms no process group
     assert manifest("demo/dpo")["finished"] is False
 
 

@@ -131,8 +131,9 @@ def make_reward(
     sources: the `rewards` list; each item has kind (model | function | http), path, weight and
     calibrated, as attributes or keys. device: where reward models run. calibrated: a model's scores
     in standard deviations of its reference samples; of a server, that it says the same of its own.
-    in_parts: reward models are read sharded, for an engine to run (`ModelReward.join`). Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
-    model or function that cannot be loaded, or a server that does not answer.
+    in_parts: reward models are read sharded, for an engine to run (`ModelReward.join`).
+    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a model
+    or function that cannot be loaded, or a server that does not answer.
     """
     if not sources:
         raise UserError("rewards", [], "is empty: nothing to optimise", "Add a reward")

@@ -20,7 +20,14 @@ from torch import Tensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from align.distributed import barrier, max_over_ranks, sum_over_ranks
+from align.config_parallel import data_place
+from align.distributed import (
+    barrier,
+    check_launch,
+    full_tensor,
+    max_over_ranks,
+    sum_over_ranks,
+)
 from align.groups import GroupBatch, TokenGroup
 from align.layouts import check_reference
 from align.train import batches as cut
@@ -60,6 +67,8 @@ class AlignTrainer(Scheduled):
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.policy, self.settings = policy, config
+        # Processes that share a layer's halves share their examples.
+        self.place, self.places = data_place(config, args.process_index, args.world_size)
         self.train_groups, self.held_out = train, held_out
         if not len(held_out):
             args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
@@ -80,6 +89,7 @@ class AlignTrainer(Scheduled):
             processing_class=None,
             callbacks=[*callbacks, GuardCallback(self)],
         )
+        check_launch(self.accelerator)
         self.guard.can_skip = not self.is_deepspeed_enabled  # it steps inside its backward pass
 
     # What a method defines
@@ -95,10 +105,14 @@ class AlignTrainer(Scheduled):
     # Data
 
     @property
+    def in_step(self) -> bool:
+        """Whether every rank must make equally many passes, which gather or reduce something."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    @property
     def token_budget(self) -> int | None:
         """Tokens that are computed at once, see `align.train.batches.token_budget`."""
-        deepspeed = self.is_deepspeed_enabled
-        return cut.token_budget(self.settings, self.args.device, deepspeed=deepspeed)
+        return cut.token_budget(self.settings, self.args.device, in_step=self.in_step)
 
     def collate(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
         """One micro-batch as the Trainer hands it on: the groups, and their batches."""
@@ -117,8 +131,8 @@ class AlignTrainer(Scheduled):
             len(self.train_groups),
             args.per_device_train_batch_size,
             args.gradient_accumulation_steps,
-            rank=args.process_index,
-            world=args.world_size,
+            rank=self.place,
+            world=self.places,
             seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=self.settings.data.shuffle,
         )
@@ -138,7 +152,8 @@ class AlignTrainer(Scheduled):
         batches = [b for _, b in zip(range(num_batches), epoch_iterator, strict=False)]
         names = sorted(batches[0]["counts"]) if batches else []
         here = [sum(b["counts"][name] for b in batches) for name in names]
-        summed = sum_over_ranks(torch.tensor(here, dtype=torch.float64)).tolist()
+        summed = sum_over_ranks(torch.tensor(here, dtype=torch.float64))
+        summed = (summed * self.places / self.args.world_size).tolist()
         self.step_counts = dict(zip(names, summed, strict=True))
         if self._clock_tokens < 0:
             self._clock, self._clock_tokens = time.monotonic(), self.state.num_input_tokens_seen
@@ -187,8 +202,8 @@ class AlignTrainer(Scheduled):
         )
 
     def _evened(self, batches: list[GroupBatch]) -> list[GroupBatch]:
-        """Under ZeRO every rank must make equally many passes: the shorter list gets fillers."""
-        if not self.is_deepspeed_enabled or self.settings.train.max_tokens_per_batch is None:
+        """Where ranks go in step the shorter list of passes gets fillers."""
+        if not self.in_step or self.settings.train.max_tokens_per_batch is None:
             return batches
         most = int(max_over_ranks(len(batches)))
         return batches + [self.policy.collate([self.filler()])] * (most - len(batches))
@@ -210,13 +225,13 @@ class AlignTrainer(Scheduled):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """This micro-batch's part of the step's mean loss, times the number of ranks.
+        """This micro-batch's part of the step's mean loss, times the number of data-parallel ranks.
 
         DDP and DeepSpeed average gradients over ranks; the factor makes that a sum.
         """
         objective = self.objective(model, inputs["batch"].to(self.args.device))
         self.meter.add(objective.stats)
-        loss = objective.total * (self.args.world_size / float(num_items_in_batch))
+        loss = objective.total * (self.places / float(num_items_in_batch))
         return (loss, {}) if return_outputs else loss
 
     def check_reference(self, logps: Tensor, ref_logps: Tensor) -> None:
@@ -267,12 +282,10 @@ class AlignTrainer(Scheduled):
         All ranks get as many micro-batches: one without groups left gets fillers, and no indices.
         """
         args, dataset = self.args, GroupDataset(groups)
-        # Under DeepSpeed every rank must make equally many passes.
-        budget = None if self.is_deepspeed_enabled else self.token_budget
+        budget = None if self.in_step else self.token_budget
         for part in cut.eval_parts(
-            len(groups), args.per_device_eval_batch_size,
-            rank=args.process_index, world=args.world_size,
-        ):  # fmt: skip
+            len(groups), args.per_device_eval_batch_size, rank=self.place, world=self.places
+        ):
             whole = [dataset[i] for i in part]
             for piece in cut.piece_indices(whole, budget, self.policy.layout):
                 chosen = [whole[i] for i in piece]
@@ -306,13 +319,13 @@ class AlignTrainer(Scheduled):
     def trained_state(self) -> dict[str, Tensor]:
         """Whole trained weights by name, on the CPU of rank 0; every rank must call.
 
-        Under ZeRO and FSDP the parts are gathered.
+        Parts that ranks hold are gathered.
         """
         module = self.policy.module
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.in_step:
             whole: Any = self.accelerator.get_state_dict(self.model_wrapped)
         else:
-            whole = dict(module.named_parameters())
+            whole = {n: full_tensor(p) for n, p in module.named_parameters() if p.requires_grad}
         if not self.is_world_process_zero():
             return {}
         trained = {n for n, p in module.named_parameters() if p.requires_grad}
@@ -329,9 +342,6 @@ class AlignTrainer(Scheduled):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / COMPLETE).unlink(missing_ok=True)  # it is written again, when all is there
             write_state(self, folder)
-        if self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-            return
         state = self.trained_state()
         if self.is_world_process_zero():
             temporary = folder / ".model.safetensors"

@@ -103,11 +103,11 @@ def eval_parts(items: int, micro: int, *, rank: int, world: int) -> list[list[in
     return parts
 
 
-def token_budget(config: Config, device: torch.device, *, deepspeed: bool) -> int | None:
+def token_budget(config: Config, device: torch.device, *, in_step: bool) -> int | None:
     """Tokens of one piece of a micro-batch; None leaves micro-batches whole.
 
     Without train.max_tokens_per_batch a CPU takes CPU_TOKENS at a time: more bring it no speed, and
-    cost padding and memory. DeepSpeed gathers weights in every pass, so nothing is cut there
+    cost padding and memory. Where ranks go in step nothing is cut
     unasked; nor on accelerators, which like large batches; nor rows that packing has filled. A loss
     that sorts the whole batch is never cut.
     """
@@ -115,7 +115,7 @@ def token_budget(config: Config, device: torch.device, *, deepspeed: bool) -> in
         return None
     if config.train.max_tokens_per_batch is not None:
         return config.train.max_tokens_per_batch
-    return None if deepspeed or config.packs or device.type != "cpu" else CPU_TOKENS
+    return None if in_step or config.packs or device.type != "cpu" else CPU_TOKENS
 
 
 def pieces(groups: Sequence[TokenGroup], budget: int | None, layout: str) -> list[list[TokenGroup]]:

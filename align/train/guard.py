@@ -7,10 +7,9 @@ from collections import deque
 from statistics import median
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
-from align.distributed import any_rank
+from align.distributed import any_rank, total_norm
 
 _WINDOW, _ENOUGH = 50, 10
 SCALER_STEPS = 20
@@ -102,4 +101,4 @@ class GuardCallback(TrainerCallback):
             norm = trainer.model_wrapped.get_global_grad_norm()
             return 0.0 if norm is None else float(norm)
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        return total_norm(gradients)

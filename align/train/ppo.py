@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align import losses
 from align.config_errors import UserError
-from align.distributed import rank, sum_over_ranks, zero3
+from align.distributed import in_parts, rank, sum_over_ranks, total_norm
 from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.rewards import make_reward
@@ -195,8 +195,7 @@ class PpoTrainer(AlignTrainer):
         if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
             grads = [p.grad for p in self.policy.module.critic_parameters() if p.grad is not None]
             if grads:
-                norm = float(torch.nn.utils.get_total_norm(grads))
-                self.meter.add({"grad_norm_critic": (norm, 1.0)})
+                self.meter.add({"grad_norm_critic": (total_norm(grads), 1.0)})
         return loss
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -284,7 +283,7 @@ def train(config: Config) -> dict[str, float]:
     overrides = batch_arguments(config)
     args = training_arguments(config, **overrides)
     check(config)
-    reward = make_reward(config.rewards, device=args.device, in_parts=zero3())
+    reward = make_reward(config.rewards, device=args.device, in_parts=in_parts())
     policy = Policy.load(config, critic=True)
     prompts, held_out, counts = load_prompt_items(config, policy.tokenizer)
     ptx: Sequence[TokenGroup] = []
@@ -340,6 +339,6 @@ def batch_arguments(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Refuse what only training finds out (UserError); other rules are in align.config_checks."""
-    if config.ppo.ema_decay and zero3():
-        reason = "needs whole weights, and ZeRO-3 shards them"
+    if config.ppo.ema_decay and in_parts():
+        reason = "needs whole weights, and ZeRO-3 and FSDP shard them"
         raise UserError("ppo.ema_decay", config.ppo.ema_decay, reason, "Use null, or ZeRO-2")

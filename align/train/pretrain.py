@@ -52,7 +52,7 @@ class PretrainTrainer(TokenTrainer):
         args = self.args
         sampler = MixtureBatches(
             self.mixture, args.per_device_train_batch_size, args.gradient_accumulation_steps,
-            rank=args.process_index, world=args.world_size,
+            rank=self.place, world=self.places,
         )  # fmt: skip
         return DataLoader(self.mixture, batch_sampler=sampler, collate_fn=self.collate)
 

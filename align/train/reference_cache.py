@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from align.config_errors import UserError
-from align.distributed import barrier, gather_objects, rank, zero3
+from align.distributed import barrier, gather_objects, in_parts, rank
 from align.groups import TokenGroup
 from align.train.token_cache import attach
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 def cache_reference(trainer: AlignTrainer, splits: Sequence[Sequence[TokenGroup]]) -> Path:
     """Give every group's extras "ref_logps", one sum a candidate; return the file they are in."""
-    if zero3():
+    if in_parts():
         raise UserError(
-            "policy.reference", "cached", "cannot be filled while ZeRO-3 shards the weights",
-            "Use 'frozen' (it is sharded too), or fill the cache in a run without ZeRO-3",
+            "policy.reference", "cached", "cannot be filled while ZeRO-3 or FSDP shards weights",
+            "Use 'frozen' (it is sharded too), or fill the cache in a run without",
         )  # fmt: skip
     groups = [group for part in splits for group in part]  # one pass over what may be on disk
     root = Path(str(trainer.args.output_dir)).resolve().parent

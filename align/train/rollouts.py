@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from align import advantages as adv
-from align.distributed import max_over_ranks, sum_over_ranks, zero3
+from align.distributed import in_parts, max_over_ranks, sum_over_ranks
 from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
@@ -171,8 +171,8 @@ class Collector:
         want += ["end_values"] if self.ppo.score_at == "after_eos" else []
         parts: list[dict[str, Tensor]] = []
         batches = self._batches([groups[i] for i in order])
-        # Under ZeRO-3 every rank must make equally many passes: the surplus is thrown away.
-        passes = int(max_over_ranks(len(batches))) if zero3() else len(batches)
+        # Where weights are in parts ranks go in step: the surplus is thrown away.
+        passes = int(max_over_ranks(len(batches))) if in_parts() else len(batches)
         was_training = model.training
         model.eval()
         with torch.no_grad(), trainer.compute_loss_context_manager():
@@ -189,7 +189,7 @@ class Collector:
     def _batches(self, groups: Sequence[TokenGroup]) -> list[list[TokenGroup]]:
         """Groups in their order, at most a micro-batch of completions and its tokens at a time."""
         trainer = self.trainer
-        budget = None if zero3() else trainer.token_budget
+        budget = None if in_parts() else trainer.token_budget
         return [
             [part[i] for i in piece]
             for part in chunks(groups, trainer.args.per_device_train_batch_size)

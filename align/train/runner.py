@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from align.config_errors import StopRequested, UserError
+from align.config_parallel import sizes_of
 from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
@@ -56,6 +57,10 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
     if given.get("report_to") == "none":
         given["report_to"] = []
     given.update(overrides)
+    if sizes := sizes_of(config):
+        from accelerate.parallelism_config import ParallelismConfig
+
+        given["parallelism_config"] = ParallelismConfig(**sizes)
     quiet()
     deepspeed = under_deepspeed() or given.get("deepspeed")
     if deepspeed and config.train.loss_spike.action == "continue":

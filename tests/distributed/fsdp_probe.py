@@ -20,6 +20,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import FSDPModule
 
+from align.config_parallel import data_place
+from align.distributed import full_tensor, total_norm
+from align.policy import Policy
 from align.rollout.hf import HFSampler
 from align.whole import whole_lm
 
@@ -71,10 +74,6 @@ def step(policy, module, groups, want, scale: float) -> dict[str, torch.Tensor]:
     return out
 
 
-def full(parameter: torch.Tensor) -> torch.Tensor:
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-
-
 def compare(kind: str, path: str, folder: Path, efficient: bool) -> dict:
     want, groups = KINDS[kind][2], tiny.groups()
     alone, policy = load(kind, path, folder), load(kind, path, folder)
@@ -89,8 +88,34 @@ def compare(kind: str, path: str, folder: Path, efficient: bool) -> dict:
         found = step(policy, module, mine, want, dist.get_world_size())
         part = slice(0, 13) if dist.get_rank() == 0 else slice(13, 20)
         differences += [float((found[n] - expected[n][part]).abs().max()) for n in want]
+    return after(alone, policy, differences)
+
+
+def split(path: str, folder: Path) -> dict:
+    """Layers over both ranks (tensor parallelism): every rank has the same examples."""
+    alone = tiny.load("dpo", path, folder)
+    config = tiny.configure("dpo", path, folder)
+    config.train.args["parallelism_config"] = {"tp_size": 2}
+    policy = Policy.load(config)
+    differences, norms, want = [], [], ("logps", "ref_logps")
+    for _ in range(2):
+        found = [step(p, p.module, tiny.groups(), want, 1.0) for p in (alone, policy)]
+        differences += [float((found[1][n] - found[0][n]).abs().max()) for n in want]
+        norms.append([
+            total_norm([x.grad for x in p.module.parameters() if x.grad is not None])
+            for p in (alone, policy)
+        ])  # fmt: skip
+    places = data_place(config, dist.get_rank(), dist.get_world_size())
+    return after(alone, policy, differences) | {"norms": norms, "places": places}
+
+
+def after(alone, policy, differences) -> dict:
+    """What two policies that took the same steps have in common."""
+    module, groups = policy.module, tiny.groups()
     kept = dict(alone.module.named_parameters())
-    weights = [float((full(p) - kept[n]).abs().max()) for n, p in module.named_parameters()]
+    weights = [
+        float((full_tensor(p) - kept[n]).abs().max()) for n, p in module.named_parameters()
+    ]  # fmt: skip
     with whole_lm(policy.module.lm, torch.device("cpu"), 1) as lm:
         copied = sum(p.numel() for p in lm.parameters())
         sampler = HFSampler(lm, policy.tokenizer, {0}, max_new_tokens=5, temperature=0.0)
@@ -108,17 +133,18 @@ def compare(kind: str, path: str, folder: Path, efficient: bool) -> dict:
     }
 
 
-def main(folder: str, path: str) -> None:
+def main(folder: str, path: str, llama: str) -> None:
     dist.init_process_group("gloo")
     found = {
         f"{kind}-{efficient}": compare(kind, path, Path(folder), efficient)
         for kind in KINDS
         for efficient in (False, True)
     }
+    found["split"] = split(llama, Path(folder))
     print("PROBE " + json.dumps({"rank": dist.get_rank(), "found": found}), flush=True)
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

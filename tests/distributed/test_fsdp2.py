@@ -1,6 +1,6 @@
-"""FSDP2: what accelerate makes of our module, over gloo; and its refusal on a CPU.
+"""FSDP2 and tensor parallelism: what they make of our module, over gloo; refused on a CPU.
 
-Training under FSDP2 needs an accelerator, so it is not run here: see fsdp_probe.py.
+Training under either needs an accelerator, so it is not run here: see fsdp_probe.py.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PROBE = "tests/distributed/fsdp_probe.py"
 def found(tmp_path_factory) -> list[dict]:
     """What each rank found, by the kind of policy; GPT-2's head is its embedding."""
     folder = tmp_path_factory.mktemp("fsdp")
-    path = tiny.save(folder / "model", "gpt2")
+    paths = [tiny.save(folder / kind, kind) for kind in ("gpt2", "llama")]
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", PROBE]
     done = subprocess.run(
-        [*words, str(folder), path], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        [*words, str(folder), *paths], cwd=ROOT, env=environment(), capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -47,6 +47,17 @@ def test_sharded_parts_learn_as_the_whole(found, kind, units, efficient):
         assert result["weights"] < 1e-5
         assert result["trained"] > 0
         assert result["samples"]
+
+
+def test_split_layers_learn_as_whole_ones(found):
+    for rank in found:
+        result = rank["split"]
+        assert result["outputs"] < 1e-4
+        assert result["weights"] < 1e-5
+        assert result["samples"]
+        assert result["places"] == [0, 1]  # both ranks take the same examples
+        for alone, split in result["norms"]:
+            assert split == pytest.approx(alone, rel=1e-4)
 
 
 def test_fsdp_is_refused_on_a_cpu_with_the_reason(tmp_path):

@@ -222,7 +222,7 @@ def test_a_cache_is_refused_where_weights_are_sharded(tmp_path):
     need("zero3")
     argv = runs.arguments(tmp_path / "run", "--policy.reference", "cached")
     done = launch("recipes/dpo.py", argv, config_file("zero3"))
-    assert "policy.reference='cached' cannot be filled while ZeRO-3 shards" in done.stderr
+    assert "policy.reference='cached' cannot be filled while ZeRO-3 or FSDP shards" in done.stderr
     assert "exitcode  : 2" in done.stderr  # the launcher's own exit code is 1
 
 
