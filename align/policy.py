@@ -144,8 +144,7 @@ class Policy:
             model.config.update(held)
 
     def _save_adapter(self, model: Any, folder: Path, state: Mapping[str, Tensor]) -> None:
-        names = [n for n in model.peft_config if n != CRITIC_ADAPTER]
-        model.save_pretrained(folder, selected_adapters=names, state_dict=dict(state))
+        model.save_pretrained(folder, selected_adapters=["default"], state_dict=dict(state))
         record_tokenizer(folder, self.tokenizer)
 
     def _save_critic(self, folder: Path, state: Mapping[str, Tensor]) -> None:

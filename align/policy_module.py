@@ -182,11 +182,17 @@ class PolicyModule(nn.Module):
         if self.critic is not None:
             yield self.critic, head_of(self.critic)
             return
+        with self.active(CRITIC_ADAPTER):
+            yield self.lm, self._value_head()
+
+    @contextmanager
+    def active(self, adapter: str) -> Iterator[None]:
+        """Another adapter of the policy's base inside; what is trained stays trained."""
         previous = self.lm.active_adapter
-        self.lm.set_adapter(CRITIC_ADAPTER)
+        self.lm.set_adapter(adapter)
         self._restore_trained()
         try:
-            yield self.lm, self._value_head()
+            yield
         finally:
             self.lm.set_adapter(previous)
             self._restore_trained()
@@ -217,7 +223,7 @@ class PolicyModule(nn.Module):
     @property
     def _no_split_modules(self) -> list[str]:
         """Classes of transformer layers: each is a unit of FSDP (read by accelerate)."""
-        judges = [judge.model for judge in self.judges]
+        judges = [getattr(judge, "model", None) for judge in self.judges]
         models = filter(None, (self.lm, self.reference, self.critic, *judges))
         named = [getattr(base_model(m), "_no_split_modules", None) or () for m in models]
         return sorted({name for names in named for name in names})

@@ -20,8 +20,10 @@ class LastToken(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        forward = base_of(model).forward
-        self._takes_positions = "position_ids" in inspect.signature(forward).parameters
+
+    def body(self) -> Any:
+        """The transformer below the head."""
+        return base_of(self.model)
 
     @property
     def head(self) -> nn.Linear:
@@ -31,10 +33,10 @@ class LastToken(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor, last: Tensor) -> Tensor:
         """Outputs (R, heads), float32, of rows (R, T) at the positions last (R,)."""
         rows, width = ids.shape
-        extra = {}
-        if self._takes_positions:
+        body, extra = self.body(), {}
+        if "position_ids" in inspect.signature(body.forward).parameters:
             extra["position_ids"] = torch.arange(width, device=ids.device).expand(rows, width)
-        output = base_of(self.model)(input_ids=ids, attention_mask=mask, use_cache=False, **extra)
+        output = body(input_ids=ids, attention_mask=mask, use_cache=False, **extra)
         hidden = output.last_hidden_state[torch.arange(rows, device=ids.device), last]
         head = self.head
         return head(hidden.to(head.weight.dtype)).float()

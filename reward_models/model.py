@@ -56,6 +56,15 @@ def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any,
     return model.eval(), tokenizer, contract
 
 
+def read_judge(path: str | Path, heads: int) -> tuple[Any, Contract]:
+    """(tokenizer, contract) of a reward checkpoint whose model another has; see above."""
+    path = Path(path)
+    tokenizer = _tokenizer(path)
+    contract = read_contract(path) or make_contract(tokenizer, heads=heads)
+    check_contract(contract, tokenizer, path=str(path), heads=heads)
+    return tokenizer, contract
+
+
 def save_reward_model(path: str | Path, model: Any, tokenizer: Any, contract: Contract) -> None:
     """Writes what ``load_reward_model`` reads; of a peft model the adapter and the head alone.
 

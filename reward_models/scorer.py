@@ -53,6 +53,8 @@ class Scorer:
     ):
         """path, or loaded: (model, tokenizer, contract) that are in memory already.
 
+        model: a sequence classifier, or a LastToken on one.
+
         max_length: tokens, by default the contract's, else the model's positions. progress: called
         with (done, total) after every batch.
         """
@@ -67,7 +69,8 @@ class Scorer:
         self.model, self.tokenizer, self.contract = loaded
         if max_length is not None and max_length < 2:
             raise UserError("max_length", max_length, "is below 2", "Use at least 2 tokens")
-        self.module = LastToken(plain(self.model))
+        made = isinstance(self.model, LastToken)
+        self.module = self.model if made else LastToken(plain(self.model))
         self._run: Callable[..., Any] = self.module
         self._passes: Callable[[int], int] = int  # as many as there are batches
         check_contract(

@@ -124,14 +124,15 @@ def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
 
 
 def make_reward(
-    sources: Sequence[Any], device: Any = None, *, in_parts: bool = False
+    sources: Sequence[Any], device: Any = None, *, in_parts: bool = False, policy: Any = None
 ) -> WeightedSum:
     """Build the rewards of a configuration.
 
     sources: the `rewards` list; each item has kind (model | function | http), path, weight and
     calibrated, as attributes or keys. device: where reward models run. calibrated: a model's scores
     in standard deviations of its reference samples; of a server, that it says the same of its own.
-    in_parts: reward models are read sharded, for an engine to run (`ModelReward.join`).
+    in_parts, policy: reward models are read sharded, and adapters of the policy's base put on it,
+    for the policy's engine to run (`ModelReward.join`).
     Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a model
     or function that cannot be loaded, or a server that does not answer.
     """
@@ -147,13 +148,19 @@ def make_reward(
         if not math.isfinite(weight):
             raise UserError(f"rewards.{i}.weight", weight, "must be finite", "Use e.g. 1.0")
         calibrated = bool(get("calibrated", False))
-        rewards.append(_make_one(kind, path, device, calibrated, i, in_parts))
+        rewards.append(_make_one(kind, path, device, calibrated, i, in_parts, policy))
         weights.append(float(weight))
     return WeightedSum(rewards, weights)
 
 
 def _make_one(
-    kind: str, path: str | None, device: Any, calibrated: bool, index: int, in_parts: bool
+    kind: str,
+    path: str | None,
+    device: Any,
+    calibrated: bool,
+    index: int,
+    in_parts: bool,
+    policy: Any,
 ) -> Reward:
     """One reward of the configuration; index: its place there."""
     field = f"rewards.{index}"
@@ -177,8 +184,9 @@ def _make_one(
     from align.rewards.model import ModelReward
 
     return ModelReward(
-        path, device, calibrated=calibrated, field=f"{field}.path", in_parts=in_parts
-    )
+        path, device, calibrated=calibrated, field=f"{field}.path", in_parts=in_parts,
+        policy=policy,
+    )  # fmt: skip
 
 
 def _unique(names: Sequence[str]) -> list[str]:

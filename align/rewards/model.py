@@ -20,7 +20,8 @@ class ModelReward:
     score means the same in every run and at every step. Whether the policy ended a completion
     itself is not visible to the model (it reads every text as a complete turn); the missing-EOS
     rule of `align.rewards.shaping` is what treats unfinished completions. in_parts: its weights are
-    read as ZeRO-3 shards them, and an engine has to run it (`join`).
+    read as ZeRO-3 shards them. policy: an adapter of its base is put on it and not loaded apart.
+    Both have to be run by the policy's engine (`join`), which in_parts says.
     Raises UserError, naming field, where the folder holds no usable reward model.
     """
 
@@ -33,9 +34,12 @@ class ModelReward:
         calibrated: bool = False,
         field: str = "rewards.path",
         in_parts: bool = False,
+        policy: Any = None,
     ) -> None:
         from align.checkpoints import is_adapter
         from align.distributed import without_zero3
+        from align.rewards.shared_base import judge_on
+        from reward_models.model import read_judge
         from reward_models.scorer import Scorer
 
         folder = Path(path)
@@ -44,11 +48,13 @@ class ModelReward:
         self.name = named.parent.name if named.name == "final" else named.name
         self.calibrated = calibrated
         # What is read in parts has to be run by an engine (`join`); an adapter is merged first.
-        self.in_parts = in_parts and not is_adapter(folder)
+        judge = judge_on(policy, folder)
+        self.in_parts = judge is not None or (in_parts and not is_adapter(folder))
         device = None if self.in_parts else device
         try:
+            loaded = judge and (judge, *read_judge(folder, judge.head.out_features))
             with nullcontext() if self.in_parts else without_zero3():
-                self.scorer = Scorer(path, device=device, batch_size=batch_size)
+                self.scorer = Scorer(path, device=device, batch_size=batch_size, loaded=loaded)
         except UserError as error:
             where = "" if error.field == "path" else f"{error.field} "
             raise UserError(field, str(path), f"{where}{error.reason}", error.fix) from error

@@ -283,8 +283,8 @@ def train(config: Config) -> dict[str, float]:
     overrides = batch_arguments(config)
     args = training_arguments(config, **overrides)
     check(config)
-    reward = make_reward(config.rewards, device=args.device, in_parts=in_parts())
     policy = Policy.load(config, critic=True)
+    reward = make_reward(config.rewards, device=args.device, in_parts=in_parts(), policy=policy)
     prompts, held_out, counts = load_prompt_items(config, policy.tokenizer)
     ptx: Sequence[TokenGroup] = []
     if config.ppo.ptx_coef > 0:

@@ -26,7 +26,7 @@ UPDATES = ("--ppo.ppo_epochs", 1, "--rollout.gather_chunk_mb", 1)
 def judge(tmp_path_factory) -> Path:
     """A reward model of the same base."""
     folder = tmp_path_factory.mktemp("judge")
-    return runs.train("reward", folder, "--train.max_steps", 2) / "final"
+    return runs.train("reward", folder, "--train.max_steps", 2, "--policy.lora", "{r: 4}") / "final"
 
 
 def rewards(judge: Path) -> tuple:
@@ -48,16 +48,20 @@ def probe(folder: Path, skew: bool, *extra: object) -> tuple[subprocess.Complete
     return done, found
 
 
-@pytest.mark.parametrize("adapters", [(), LORA], ids=["full", "lora"])
-def test_all_roles_are_sharded_and_the_policy_alone_is_gathered(adapters, judge, tmp_path):
-    more = (*UPDATES, *adapters, *rewards(judge))
+@pytest.mark.parametrize(
+    ("adapters", "inner"), [((), ""), (LORA, ""), (LORA, "adapter")], ids=["full", "lora", "shared"]
+)
+def test_all_roles_are_sharded_and_the_policy_alone_is_gathered(adapters, inner, judge, tmp_path):
+    """The last case: the reward model is an adapter on the policy's base, as all roles are."""
+    more = (*UPDATES, *adapters, *rewards(judge / inner))
     _, found = probe(tmp_path / "two", False, *more)
     for row in found:
         held = {name: here / whole for name, (here, whole) in row["shards"].items()}
         roles = {"lm", "judges"} | ({"value_head"} if adapters else {"reference", "critic"})
         assert held.keys() == roles
-        # DeepSpeed leaves parameters of few entries whole; everything else is in parts.
-        assert max(held[name] for name in roles - {"value_head"}) < 0.5
+        # DeepSpeed leaves parameters of few entries whole, as heads are; all else is in parts.
+        heads = {"value_head", "judges"} if inner else {"value_head"}
+        assert max(held[name] for name in roles - heads) < 0.5
         assert row["fills"] == ROLLOUTS + EVALUATIONS
         assert {name for _, roles in row["gathers"] for name in roles} == {"lm"}
         largest = max(size for size, _ in row["gathers"])
