@@ -26,7 +26,8 @@ UPDATES = ("--ppo.ppo_epochs", 1, "--rollout.gather_chunk_mb", 1)
 def judge(tmp_path_factory) -> Path:
     """A reward model of the same base."""
     folder = tmp_path_factory.mktemp("judge")
-    return runs.train("reward", folder, "--train.max_steps", 2, "--policy.lora", "{r: 4}") / "final"
+    like = ("--policy.path", runs.sharp(), "--policy.lora", "{r: 4}")
+    return runs.train("reward", folder, "--train.max_steps", 2, *like) / "final"
 
 
 def rewards(judge: Path) -> tuple:
