@@ -130,7 +130,7 @@ MESSAGES = [
     ("dpo", ["--train.early_stopping_patience", "2", "--train.eval_strategy", "no"], "eval_steps"),
     ("dpo", ["--train.fsdp", "full_shard", "--train.use_cpu", "true"], "needs an accelerator"),
     ("dpo", ["--train.parallelism_config", "2"], "parallelism_config=2 is not a mapping"),
-    ("dpo", ["--train.parallelism_config", "{tp: 2}"], "Did you mean tp_size?"),
+    ("dpo", ["--train.parallelism_config", "{tp_sise: 2}"], "Did you mean tp_size?"),
     ("dpo", ["--train.parallelism_config", "{tp_size: 0}"], "is not a whole number above 0"),
     ("dpo", ["--train.parallelism_config", "{tp_size: 2}", "--train.use_cpu", "true"],
      "needs accelerators: accelerate divides no model between processes of a CPU"),
