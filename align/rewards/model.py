@@ -45,6 +45,8 @@ class ModelReward:
         folder = Path(path)
         # Stages keep their model in …/<stage>/final: "reward" says more than "final".
         named = folder.resolve()
+        if (named.parent.name, named.name) == ("final", "adapter"):
+            named = named.parent
         self.name = named.parent.name if named.name == "final" else named.name
         self.calibrated = calibrated
         # What is read in parts has to be run by an engine (`join`); an adapter is merged first.

@@ -50,6 +50,7 @@ def test_scores_are_those_of_the_merged_model_and_the_base_is_not_loaded_again(j
     trained = {n for n, p in policy.module.named_parameters() if p.requires_grad}
     before = tiny.ask(policy, "logps", "ref_logps", "values")
     reward = joined(judge / "adapter", policy)
+    assert reward.name == judge.parent.name
     apart = ModelReward(judge)(PROMPTS, TEXTS, [True] * 4)
     assert len(set(apart)) == 4
     assert reward(PROMPTS, TEXTS, [True] * 4) == pytest.approx(apart, abs=1e-5)
