@@ -36,7 +36,7 @@ TRAINERS = {
 # What one run leaves in its directory.
 RUN_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "report.html",
              "data_counts.json", "tokenizer_report.json", "final", "final-ema", "eval", "init",
-             "base", "checkpoint-*")  # fmt: skip
+             "base", "checkpoint-*", "damaged-checkpoint-*")  # fmt: skip
 
 
 def run(method: str, argv: Sequence[str] | None = None) -> int:

@@ -25,9 +25,10 @@ from align.groups import GroupBatch, TokenGroup
 from align.layouts import check_reference
 from align.train import batches as cut
 from align.train.batches import FILLER, GroupDataset, StepBatches
+from align.train.checkpoint_files import COMPLETE, newest
 from align.train.guard import Guard, GuardCallback
 from align.train.meter import Meter, Stats
-from align.train.resume import COMPLETE, is_over, restore, step_of, write_state
+from align.train.resume import is_over, restore, write_state
 from align.train.schedule import Scheduled
 
 if TYPE_CHECKING:
@@ -342,8 +343,4 @@ class AlignTrainer(Scheduled):
     def _last_checkpoint(self) -> str | None:
         if self.args.save_strategy == SaveStrategy.NO:
             return None
-        found = sorted(
-            Path(str(self.args.output_dir)).glob(f"checkpoint-*/{COMPLETE}"),
-            key=lambda file: step_of(file.parent),
-        )
-        return str(found[-1].parent) if found else None
+        return newest(str(self.args.output_dir))

@@ -23,7 +23,7 @@ from align.jsonl import Counts
 from align.launch_env import check_world, under_deepspeed
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
-from align.train.resume import batch_of, drop_incomplete, find_checkpoint, settings_of
+from align.train.resume import batch_of, drop_incomplete, settings_of, verified_checkpoint
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -36,6 +36,7 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
     weights as they are read. Raises RuntimeError if ranks are missing.
     """
     given = dict(config.train.args)
+    given.pop("save_total_limit", None)  # CheckpointMarker's
     given.update(
         output_dir=config.train.output_dir,
         remove_unused_columns=False,  # batches are GroupBatches
@@ -86,7 +87,9 @@ def callbacks(config: Config) -> list[Any]:
         MetricsWriter(run_dir),
         Progress(config.method),
         StopOnSignal(),
-        CheckpointMarker(settings_of(config), batch_of(config)),
+        CheckpointMarker(
+            settings_of(config), batch_of(config), config.train.args.get("save_total_limit")
+        ),
     ]
     if config.train.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(config.train.early_stopping_patience))
@@ -121,7 +124,7 @@ def run_training(
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
     drop_incomplete(config)
-    trainer.train(resume_from_checkpoint=find_checkpoint(config))
+    trainer.train(resume_from_checkpoint=verified_checkpoint(config))
     stop = next(c for c in trainer.callback_handler.callbacks if isinstance(c, StopOnSignal))
     if stop.stopped:
         where = f"{config.train.output_dir}/checkpoint-{trainer.state.global_step}"
