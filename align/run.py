@@ -127,15 +127,17 @@ def _execute(config: Config, argv: list[str]) -> int:
         metrics = train(config)
         launch_env.check_world(actual_world())
     except BaseException as error:
+        stopped = isinstance(error, StopRequested)
+        end_watch(None if stopped else error)
         if writes:
-            stopped = isinstance(error, StopRequested)
             reason = "stopped by a signal" if stopped else f"{type(error).__name__}: {error}"
             ended = {"ended": now(), "stopped": stopped, "error": None if stopped else reason}
             write_manifest(run_dir, manifest | ended)
             _report(run_dir)
-        if isinstance(error, StopRequested):  # all ranks stop together
+        if stopped:  # all ranks stop together
             leave_group()
         raise
+    end_watch(None)
     if writes:
         ended = {
             "finished": True,
@@ -185,6 +187,14 @@ def actual_world() -> int:
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def end_watch(error: BaseException | None) -> None:
+    """End the watch over the other ranks, and tell them the error that ends this one."""
+    if "align.train.watch" in sys.modules:
+        from align.train import watch
+
+        watch.stop() if error is None else watch.failed(error)
 
 
 def leave_group() -> None:

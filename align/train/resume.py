@@ -38,7 +38,7 @@ _FREE = {
     "early_stopping_patience", "per_device_train_batch_size", "gradient_accumulation_steps",
     "per_device_eval_batch_size", "max_tokens_per_batch", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "load_best_model_at_end", "metric_for_best_model",
-    "greater_is_better", "ddp_backend", "use_cpu",
+    "greater_is_better", "ddp_backend", "ddp_timeout", "rank_timeout_s", "use_cpu",
     # Of another section than train's.
     "pretrain.sample_prompts", "pretrain.samples", "pretrain.sample_tokens",
     "pretrain.shard_tokens", "pretrain.preset",
@@ -54,8 +54,12 @@ def settings_of(config: Config) -> dict[str, Any]:
     if config.method in ("dpo", "orpo"):
         sections.append("reward")
     if config.method == "ppo":
-        sections += ["rollout", "rewards"]
+        sections += ["rollout"]
     chosen: dict[str, Any] = {name: tree[name] for name in sections if name in tree}
+    if config.method == "ppo":
+        chosen["rewards"] = [
+            {k: v for k, v in reward.items() if k != "timeout_s"} for reward in tree["rewards"]
+        ]
     chosen["train"] = {name: value for name, value in tree["train"].items() if not _free(name)}
     return dict(_flat(chosen, ""))
 

@@ -21,12 +21,17 @@ from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
 from align.launch_env import check_world, under_deepspeed
+from align.train import watch
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
 from align.train.resume import batch_of, drop_incomplete, settings_of, verified_checkpoint
 
 if TYPE_CHECKING:
     from align.config import Config
+
+
+GROUP_TIMEOUT_S = 600
+"""Of a collective; the library's default is 1800."""
 
 
 def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
@@ -64,8 +69,11 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
             "train.loss_spike.action", "continue", "cannot be used with DeepSpeed, which takes the "
             "step inside its backward pass", "Use stop",
         )  # fmt: skip
+    # Longer than any step; what hangs for good should not hold the machines for half an hour.
+    given.setdefault("ddp_timeout", GROUP_TIMEOUT_S)
     args = TrainingArguments(**given)
     check_world(args.world_size)
+    watch.start(config.train.rank_timeout_s)
     set_seed(args.seed)
     return args
 
