@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from align.distributed import any_rank, barrier
 from align.files import write_atomic
 from align.run_manifest import read_manifest
+from align.train import watch
 from align.train.checkpoint_files import rotate, seal
 
 # What people watch, in this order; the rest is in metrics.jsonl.
@@ -128,7 +129,8 @@ class StopOnSignal(TrainerCallback):
     """SIGTERM and SIGUSR1 end the run after the current step, with a checkpoint.
 
     A scheduler that takes the machine away sends one of them to every process, or to one: the ranks
-    agree after each step. stopped: whether that happened.
+    agree after each step. A rollout that is being made is given up (`align.train.halt`).
+    stopped: whether that happened.
     """
 
     SIGNALS = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
@@ -148,6 +150,7 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number).name
+        watch.ask_to_stop()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save and stop if any rank was told to; the figures since the last log line are kept."""

@@ -16,7 +16,7 @@ from transformers import (
     set_seed,
 )
 
-from align.config_errors import StopRequested, UserError
+from align.config_errors import UserError
 from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
@@ -24,6 +24,7 @@ from align.launch_env import check_world, under_deepspeed
 from align.train import watch
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
+from align.train.halt import raise_cause
 from align.train.resume import batch_of, drop_incomplete, settings_of, verified_checkpoint
 
 if TYPE_CHECKING:
@@ -127,16 +128,14 @@ def run_training(
     """Train (from a checkpoint where there is one), evaluate, write `final/`.
 
     save: writes the finished model, called on every rank; by default `policy.save`. Returns
-    the last figures. Raises StopRequested after a signal, with a checkpoint saved.
+    the last figures. Raises StopRequested after a signal, Failed after an error that was foreseen,
+    both with a checkpoint saved.
     """
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
     drop_incomplete(config)
     trainer.train(resume_from_checkpoint=verified_checkpoint(config))
-    stop = next(c for c in trainer.callback_handler.callbacks if isinstance(c, StopOnSignal))
-    if stop.stopped:
-        where = f"{config.train.output_dir}/checkpoint-{trainer.state.global_step}"
-        raise StopRequested(f"{stop.received or 'another rank was signalled'}; saved {where}")
+    raise_cause(trainer)
     metrics = last_figures(trainer)
     if len(trainer.held_out):
         metrics |= final_evaluation(trainer) or trainer.evaluate()

@@ -48,6 +48,7 @@ class Watch:
         self._seen: dict[int, tuple[bytes, float]] = {}
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         store.set(f"who/{me}", json.dumps(who))
+        self.zero = self._named(0)
         self._beat()
         self._threads = [
             threading.Thread(target=loop, name=f"align-{loop.__name__}", daemon=True)
@@ -72,7 +73,11 @@ class Watch:
                 lost = self.store.get("verdict").decode() if self.store.check(["verdict"]) else None
             except Exception:
                 # The main thread says when all is over; until then rank 0 must hold the store.
-                lost = None if self._over.is_set() else "rank 0 has gone: its store does not answer"
+                lost = (
+                    None
+                    if self._over.is_set()
+                    else f"{self.zero} has gone: its store does not answer"
+                )
             if lost is not None:
                 self._leave(lost)
                 return
@@ -82,7 +87,7 @@ class Watch:
         """The thread that sees a store which neither answers nor breaks: its process stands."""
         while not self._over.wait(BEAT_S):
             if self.verdict is None and time.monotonic() - self._turned > self.patience:
-                self._leave(f"rank 0 has not been heard of for {self.patience:.0f} s")
+                self._leave(f"{self.zero} has not been heard of for {self.patience:.0f} s")
                 return
 
     def _beat(self) -> None:
@@ -103,9 +108,11 @@ class Watch:
 
     def _accuse(self, who: int, what: str) -> None:
         """Set the verdict, unless there is one."""
+        self.store.compare_set("verdict", "", f"{self._named(who)} {what}")
+
+    def _named(self, who: int) -> str:
         known = json.loads(self.store.get(f"who/{who}"))
-        text = f"rank {who} on {known['host']} (pid {known['pid']}) {what}"
-        self.store.compare_set("verdict", "", text)
+        return f"rank {who} on {known['host']} (pid {known['pid']})"
 
     def _leave(self, lost: str) -> None:
         """Say who is lost, and end the process if it does not end by itself."""
@@ -177,7 +184,7 @@ def start(patience: float) -> None:
 
 
 def _serve() -> tuple[str, int]:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     host = os.environ.get("MASTER_ADDR", "localhost")
     limit = timedelta(seconds=CONNECT_S)
@@ -186,7 +193,7 @@ def _serve() -> tuple[str, int]:
 
 
 def _store(host: str, port: int) -> Any:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     limit = timedelta(seconds=CONNECT_S)
     return _held[0] if rank() == 0 else TCPStore(host, port, is_master=False, timeout=limit)

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / "train"), str(TESTS / "distributed")]
+sys.path.insert(0, str(TESTS / "train"))
+sys.path.insert(0, str(TESTS / "distributed"))
 import launching
 import small_runs as runs
 
@@ -75,15 +76,20 @@ class Process:
 
 
 def start(
-    method: str, folder: Path, *options: object, launcher: str | None = None, **env: str
+    method: str, folder: Path, *options: object, launcher: str | None = None, wrong: str = ""
 ) -> Process:
-    """Start a recipe in `folder`; launcher: name of a launch configuration, None: plain python."""
+    """Start a recipe in `folder`.
+
+    launcher: name of a launch configuration, None: plain python. wrong: a fault of `probe.py`.
+    """
     argv = runs.arguments(folder, *options)
     script = f"recipes/{method}.py"
+    if wrong:
+        script, argv = "tests/faults/probe.py", [wrong, method, *argv]
     words = [sys.executable, script, *argv]
     if launcher is not None:
         words = launching.words(script, argv, launching.config_file(launcher))
-    return started(words, folder, **env)
+    return started(words, folder)
 
 
 def started(words: list[str], folder: Path, **env: str) -> Process:

@@ -60,8 +60,10 @@ def flip(file: Path) -> None:
 def test_the_one_before_a_damaged_checkpoint_is_used(
     folder, whole, capsys, fault, damage, name, said
 ):
-    fault("last checkpoint truncated, or a bit of it changed",
-          "said with file and cause, kept as damaged-checkpoint-N, the one before it is used")
+    fault(
+        "last checkpoint truncated, or a bit of it changed",
+        "said with file and cause, kept as damaged-checkpoint-N, the one before it is used",
+    )
     damage(folder / "checkpoint-4" / name)
     again(folder, whole)
     out = capsys.readouterr()

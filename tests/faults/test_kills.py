@@ -95,8 +95,10 @@ def test_a_killed_run_ends_as_if_nothing_had_been(
 ):
     if launcher:
         processes.launching.need(launcher)
-    fault("SIGKILL at random points, during a checkpoint write, of one process or all",
-          "the same command goes on by itself; final weights equal to the last bit")
+    fault(
+        "SIGKILL at random points, during a checkpoint write, of one process or all",
+        "the same command goes on by itself; final weights equal to the last bit",
+    )
     done = survive(method, tmp_path / "run", launcher, hows, seed=len(method))
     assert done >= len(hows) - 1  # the last one may come when all is done
     processes.same(uninterrupted(method, launcher), tmp_path / "run")

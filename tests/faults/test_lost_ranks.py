@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -22,8 +24,10 @@ LONG = ("--train.max_steps", 100_000, "--train.save_steps", 100_000, "--train.re
 )
 def test_a_rank_that_is_killed_ends_the_launch(tmp_path, fault, method, launcher, number):
     processes.launching.need(launcher)
-    fault("SIGKILL of one of two processes (DDP, ZeRO-2)",
-          "the launch ends within 45 s and its log names the dead process")
+    fault(
+        "SIGKILL of one of two processes (DDP, ZeRO-2)",
+        "the launch ends within 45 s and its log names the dead process",
+    )
     running = processes.start(method, tmp_path / "run", *LONG, launcher=launcher)
     assert running.until_step(3), running.out
     victim = running.rank(number)
@@ -31,6 +35,45 @@ def test_a_rank_that_is_killed_ends_the_launch(tmp_path, fault, method, launcher
     start = time.monotonic()
     assert running.wait(45) == 1
     assert time.monotonic() - start < 45
-    assert f"(pid: {victim.pid})" in running.out or f"(pid {victim.pid})" in running.out
-    other = 1 - number
-    assert f"[rank {other}] rank {number} " in running.out or f"rank {number} on" in running.out
+    said = re.search(rf"\[rank {1 - number}\] (.*); stopping", running.out)
+    assert said, running.out
+    assert f"rank {number} on {socket.gethostname()} (pid {victim.pid}) has" in said[1]
+
+
+def test_a_rank_that_fails_is_named_with_its_error_by_the_others(tmp_path, fault):
+    processes.launching.need("cpu2")
+    fault("an error in one of two processes", "the others name the process and its error and stop")
+    running = processes.start("sft", tmp_path / "run", *LONG, launcher="cpu2", wrong="failing_rank")
+    assert running.wait(120) == 1
+    assert "[rank 1] Traceback" in running.out
+    assert re.search(
+        r"\[rank 0\] rank 1 on \S+ \(pid \d+\) failed: ValueError: 磁盘坏了 the disk of this "
+        "machine is broken; stopping",
+        running.out,
+    ), running.out
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_that_stands_still_is_named(tmp_path, fault, number):
+    processes.launching.need("cpu2")
+    fault(
+        "one of two processes hangs (SIGSTOP)",
+        "named after train.rank_timeout_s without a sign of life, and the launch ends",
+    )
+    options = (*LONG, "--train.rank_timeout_s", 4)
+    running = processes.start("sft", tmp_path / "run", *options, launcher="cpu2")
+    assert running.until_step(3), running.out
+    victim = running.rank(number)
+    victim.suspend()
+    assert running.wait(90) == 1  # torchrun gives a process that it ends 30 s
+    said = re.search(rf"\[rank {1 - number}\] (.*); stopping", running.out)
+    assert said, running.out
+    assert f"rank {number} on {socket.gethostname()} (pid {victim.pid}) has not" in said[1]
+
+
+def test_a_run_of_two_that_ends_well_takes_nobody_for_lost(tmp_path):
+    processes.launching.need("cpu2")
+    options = ("--train.max_steps", 3, "--train.rank_timeout_s", 3)
+    running = processes.start("sft", tmp_path / "run", *options, launcher="cpu2")
+    assert running.wait() == 0, running.out
+    assert "stopping" not in running.out
