@@ -147,8 +147,9 @@ def make_reward(sources: Sequence[Any], device: Any = None) -> WeightedSum:
 
     sources: the `rewards` list; each item has kind (model | function | http), path, weight,
     calibrated and timeout_s, as attributes or keys. device: where reward models run.
-    calibrated: a model's scores in standard deviations of its reference samples; of a server, that it
-    says the same of its own. Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
+    calibrated: a model's scores in standard deviations of its reference samples; of a
+    server, that it says the same of its own.
+    Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a
     model or function that cannot be loaded, or a server that does not answer.
     """
     if not sources:

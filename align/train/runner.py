@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from align.config_errors import UserError
+from align.disk import say_space
 from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
@@ -134,6 +135,8 @@ def run_training(
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
     drop_incomplete(config)
+    if rank() == 0:
+        say_space(Path(config.train.output_dir), checkpoint_bytes(trainer))
     trainer.train(resume_from_checkpoint=verified_checkpoint(config))
     raise_cause(trainer)
     metrics = last_figures(trainer)
@@ -148,6 +151,17 @@ def run_training(
             trainer.policy.save(final, state)
     barrier()
     return metrics
+
+
+def checkpoint_bytes(trainer: AlignTrainer) -> float:
+    """Of a checkpoint (weights and Adam's two moments) and the finished model, about."""
+    trained = whole = 0.0
+    for parameter in trainer.policy.module.parameters():
+        # ZeRO-3 has taken the parameter's storage, and keeps its size here.
+        size = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        whole += size
+        trained += size if parameter.requires_grad else 0
+    return 3 * trained + whole
 
 
 def final_evaluation(trainer: AlignTrainer) -> dict[str, float]:

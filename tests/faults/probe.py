@@ -52,6 +52,46 @@ def failing_rank() -> None:
     TokenTrainer.training_step = bad
 
 
+def small_files() -> None:
+    """From step 3 on the system allows no file above 64 KiB: as on a disk that is full."""
+    import resource
+
+    from align.train.sft import TokenTrainer
+
+    step = TokenTrainer.training_step
+
+    def limited(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        return step(self, *args, **kwargs)
+
+    TokenTrainer.training_step = limited
+
+
+def little_memory() -> None:
+    """The third step may ask for one more MiB."""
+    import resource
+
+    import psutil
+
+    from align.train.sft import TokenTrainer
+
+    step = TokenTrainer.training_step
+
+    def limited(self, *args, **kwargs):
+        if self.state.global_step < 2:
+            return step(self, *args, **kwargs)
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        most = psutil.Process().memory_info().vms + (1 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+        try:
+            return step(self, *args, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    TokenTrainer.training_step = limited
+
+
 if __name__ == "__main__":
     from align.run import run
 

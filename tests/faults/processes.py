@@ -14,9 +14,8 @@ from typing import Any
 
 import psutil
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS / "train"))
-sys.path.insert(0, str(TESTS / "distributed"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "distributed"))
 import launching
 import small_runs as runs
 

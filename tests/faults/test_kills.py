@@ -60,6 +60,7 @@ def survive(method: str, folder: Path, launcher: str | None, hows: list[str], se
         assert running.wait() == 0, running.out
     last = processes.start(method, folder, *OPTIONS, launcher=launcher)
     assert last.wait() == 0, last.out
+    assert "; stopping" not in last.out  # nobody is taken for lost at a good end
     return kills
 
 

@@ -53,7 +53,7 @@ def test_a_rank_that_fails_is_named_with_its_error_by_the_others(tmp_path, fault
     ), running.out
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_rank_that_stands_still_is_named(tmp_path, fault, number):
     processes.launching.need("cpu2")
     fault(
@@ -65,15 +65,11 @@ def test_a_rank_that_stands_still_is_named(tmp_path, fault, number):
     assert running.until_step(3), running.out
     victim = running.rank(number)
     victim.suspend()
-    assert running.wait(90) == 1  # torchrun gives a process that it ends 30 s
+    assert running.until(lambda: "; stopping" in running.out), running.out
+    running.rank(1 - number).wait(30)  # psutil.TimeoutExpired if it does not end
+    if number == 0:
+        victim.kill()  # torchrun would wait half a minute before it does
+    assert running.wait(60) == 1
     said = re.search(rf"\[rank {1 - number}\] (.*); stopping", running.out)
     assert said, running.out
     assert f"rank {number} on {socket.gethostname()} (pid {victim.pid}) has not" in said[1]
-
-
-def test_a_run_of_two_that_ends_well_takes_nobody_for_lost(tmp_path):
-    processes.launching.need("cpu2")
-    options = ("--train.max_steps", 3, "--train.rank_timeout_s", 3)
-    running = processes.start("sft", tmp_path / "run", *options, launcher="cpu2")
-    assert running.wait() == 0, running.out
-    assert "stopping" not in running.out

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rewards"))
 import processes
 from processes import runs
-from scripted import serving
+from scripted import Scripted, serving
 
 import align.rewards.http as http
 from align.run import run
@@ -105,7 +105,7 @@ def test_a_function_that_never_returns_to_python_ends_the_process(tmp_path, faul
         "half a minute after rewards[].timeout_s the process ends with exit 1 and says where it "
         "stands; the last checkpoint stays",
     )
-    line = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**11)"
+    line = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2**31 - 1)"
     options = (*OPTIONS, "--train.save_steps", 2, *reward(line, 0.5))
     running = processes.start("ppo", tmp_path / "run", *options, wrong="short_grace")
     assert running.wait() == 1, running.out
@@ -137,7 +137,7 @@ def test_a_reward_server_that_is_down(tmp_path, capfd, monkeypatch, fault):
     )
     monkeypatch.setattr(http, "PATIENCE_S", 1.0)
     down, folder = [True], tmp_path / "run"
-    with serving() as server:
+    with serving(Scripted()) as server:
 
         def answer(body):
             first = len(server.posts) <= 2  # the question at the start, and one rollout

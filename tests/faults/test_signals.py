@@ -31,7 +31,9 @@ def stopped(folder: Path, launcher: str | None, number: int) -> processes.Proces
     return running
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.nightly)]
+)
 def test_a_rollout_is_given_up_and_repeated(tmp_path, fault, number):
     fault(
         "SIGTERM or SIGUSR1 during a PPO rollout",
