@@ -41,6 +41,10 @@ class StopRequested(Exception):
     """A signal asked the run to stop and a checkpoint was saved (exit code 75)."""
 
 
+class Failed(RuntimeError):
+    """A run failed for a reason that its message explains, with what to do (exit code 1)."""
+
+
 def show(value: Any, limit: int = 240) -> str:
     """Return the value as a user would write it; the middle is left out beyond `limit` characters.
 

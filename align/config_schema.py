@@ -110,6 +110,9 @@ class Train:
     max_tokens_per_batch: int | None = key(None, "token budget of a pass; null: 512 on a CPU", ge=1)
     loss_spike: LossSpike = key(factory=LossSpike)
     early_stopping_patience: int | None = key(None, "evaluations without improvement", ge=1)
+    rank_timeout_s: float = key(
+        60.0, "several processes: one that gives no sign of life this long is lost", gt=0
+    )
     args: dict[str, Any] = key(factory=dict)
 
 
@@ -240,6 +243,7 @@ class RewardSource:
     path: str = key("auto", "checkpoint, module:function, file.py:function or URL")
     weight: float = key(1.0, "factor of this term")
     calibrated: bool = key(False, "model, http: in deviations of its reference samples")
+    timeout_s: float = key(600.0, "model, function: seconds for the scores of a rollout", gt=0)
 
 
 @dataclass

@@ -13,12 +13,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
-from align.config_errors import StopRequested, UserError
+from align.config_errors import Failed, StopRequested, UserError
+from align.disk import check_writable, disk_trouble
 from align.files import write_atomic
 from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
 
@@ -36,7 +38,7 @@ TRAINERS = {
 # What one run leaves in its directory.
 RUN_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "samples.jsonl", "report.html",
              "data_counts.json", "tokenizer_report.json", "final", "final-ema", "eval", "init",
-             "base", "checkpoint-*")  # fmt: skip
+             "base", "checkpoint-*", "damaged-checkpoint-*")  # fmt: skip
 
 
 def run(method: str, argv: Sequence[str] | None = None) -> int:
@@ -99,6 +101,7 @@ def _execute(config: Config, argv: list[str]) -> int:
     from align.train.resume import find_checkpoint
 
     run_dir = Path(config.train.output_dir)
+    check_writable(run_dir)
     prepare(config)
     if config.method == "pretrain":
         from align.data.corpus_check import check_corpus
@@ -122,20 +125,20 @@ def _execute(config: Config, argv: list[str]) -> int:
         say("no --config: what you did not set is the demo's setting; --print_config shows it")
     start = time.monotonic()
     try:
-        use_device(config)
-        train = importlib.import_module(TRAINERS[config.method]).train
-        metrics = train(config)
-        launch_env.check_world(actual_world())
+        metrics = _train(config)
     except BaseException as error:
+        stopped = isinstance(error, StopRequested)
+        end_watch(None if stopped else error)
         if writes:
-            stopped = isinstance(error, StopRequested)
             reason = "stopped by a signal" if stopped else f"{type(error).__name__}: {error}"
             ended = {"ended": now(), "stopped": stopped, "error": None if stopped else reason}
-            write_manifest(run_dir, manifest | ended)
+            with suppress(OSError):  # a full disk has been reported
+                write_manifest(run_dir, manifest | ended)
             _report(run_dir)
-        if isinstance(error, StopRequested):  # all ranks stop together
+        if stopped:  # all ranks stop together
             leave_group()
         raise
+    end_watch(None)
     if writes:
         ended = {
             "finished": True,
@@ -148,6 +151,25 @@ def _execute(config: Config, argv: list[str]) -> int:
         say(f"{config.method}: done in {ended['duration_s']} s; {report or run_dir}")
     leave_group()
     return DONE
+
+
+def _train(config: Config) -> dict[str, Any] | None:
+    """Train; Failed where an error has a known cause outside of this program."""
+    use_device(config)
+    train = importlib.import_module(TRAINERS[config.method]).train
+    try:
+        metrics = train(config)
+    except Exception as error:
+        message = disk_trouble(error, Path(config.train.output_dir))
+        if message is None and "torch" in sys.modules:
+            from align.out_of_memory import advice, is_out_of_memory
+
+            message = advice(config, error) if is_out_of_memory(error) else None
+        if message is None:
+            raise
+        raise Failed(message) from error
+    launch_env.check_world(actual_world())
+    return metrics
 
 
 def use_device(config: Config) -> None:
@@ -185,6 +207,14 @@ def actual_world() -> int:
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def end_watch(error: BaseException | None) -> None:
+    """End the watch over the other ranks, and tell them the error that ends this one."""
+    if "align.train.watch" in sys.modules:
+        from align.train import watch
+
+        watch.stop() if error is None else watch.failed(error)
 
 
 def leave_group() -> None:

@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "t
             "sentencepiece", "safetensors", "numpy", "deepspeed")  # fmt: skip
 # Settings that change what is watched or kept, not what is learned.
 _WATCHING = ("output_dir", "resume", "report_to", "run_name", "disable_tqdm", "save_total_limit",
-             "log_level", "project")  # fmt: skip
+             "log_level", "project", "ddp_timeout", "rank_timeout_s")  # fmt: skip
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

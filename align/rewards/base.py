@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from align.config_checks import check_calibrated
 from align.config_errors import UserError, nearest
 from align.records import Message
+from align.rewards.limit import limited
 
 KINDS = ("model", "function", "http")
 
@@ -50,14 +52,23 @@ class Scores:
 
 
 class WeightedSum:
-    """Σ weight·reward over several rewards; itself a reward."""
+    """Σ weight·reward over several rewards; itself a reward.
+
+    limits: seconds for a term's scores, see `align.rewards.limit`; None: as long as it takes.
+    """
 
     name = "total"
 
-    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        weights: Sequence[float],
+        limits: Sequence[float | None] | None = None,
+    ) -> None:
         if not rewards or len(rewards) != len(weights):
             raise ValueError(f"{len(rewards)} rewards with {len(weights)} weights")
         self.rewards, self.weights = list(rewards), [float(w) for w in weights]
+        self.limits = list(limits or [None] * len(self.rewards))
         self.names = _unique([r.name for r in rewards])
 
     def score(
@@ -69,8 +80,12 @@ class WeightedSum:
                 f"{len(prompts)} prompts, {len(completions)} completions, {len(finished)} flags"
             )
         components: dict[str, list[float]] = {}
-        for name, reward in zip(self.names, self.rewards, strict=True):
-            values = reward(prompts, completions, finished) if completions else []
+        for name, reward, limit in zip(self.names, self.rewards, self.limits, strict=True):
+            call = partial(reward, prompts, completions, finished)
+            if not completions:
+                values = []
+            else:
+                values = call() if limit is None else limited(call, limit, _late(name, limit))
             components[name] = checked(name, values, completions)
         total = [
             sum((w * x for w, x in zip(self.weights, row, strict=True)), 0.0)
@@ -83,6 +98,10 @@ class WeightedSum:
     ) -> list[float]:
         """Return the totals alone."""
         return self.score(prompts, completions, finished).total
+
+
+def _late(name: str, limit: float) -> RewardError:
+    return RewardError(f"reward {name!r} gave no scores in {limit:g} s (rewards[].timeout_s)")
 
 
 def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
@@ -128,9 +147,10 @@ def make_reward(
 ) -> WeightedSum:
     """Build the rewards of a configuration.
 
-    sources: the `rewards` list; each item has kind (model | function | http), path, weight and
-    calibrated, as attributes or keys. device: where reward models run. calibrated: a model's scores
-    in standard deviations of its reference samples; of a server, that it says the same of its own.
+    sources: the `rewards` list; each item has kind (model | function | http), path, weight,
+    calibrated and timeout_s, as attributes or keys. device: where reward models run.
+    calibrated: a model's scores in standard deviations of its reference samples; of a
+    server, that it says the same of its own.
     in_parts, policy: reward models are read sharded, and adapters of the policy's base put on it,
     for the policy's engine to run (`ModelReward.join`).
     Raises UserError for an unknown kind, an empty list, a weight that is no finite number, a model
@@ -140,6 +160,7 @@ def make_reward(
         raise UserError("rewards", [], "is empty: nothing to optimise", "Add a reward")
     rewards: list[Reward] = []
     weights: list[float] = []
+    limits: list[float | None] = []
     for i, source in enumerate(sources):
         get = source.get if isinstance(source, Mapping) else lambda k, d, s=source: getattr(s, k, d)
         kind, path, weight = get("kind", "model"), get("path", None), get("weight", 1.0)
@@ -150,7 +171,9 @@ def make_reward(
         calibrated = bool(get("calibrated", False))
         rewards.append(_make_one(kind, path, device, calibrated, i, in_parts, policy))
         weights.append(float(weight))
-    return WeightedSum(rewards, weights)
+        # A server has patience of its own, with retries.
+        limits.append(None if kind == "http" else get("timeout_s", None))
+    return WeightedSum(rewards, weights, limits)
 
 
 def _make_one(

@@ -42,6 +42,10 @@ class Samples:
         return len(self.completions)
 
 
+class Interrupted(Exception):
+    """Sampling was given up because the sampler was told to."""
+
+
 class Sampler(Protocol):
     """Anything that completes prompts."""
 

@@ -14,7 +14,7 @@ device or the global random state, which is never touched.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from align.checkpoints import max_positions
 from align.config_errors import UserError
 from align.groups import CPU_TOKENS
-from align.rollout.base import Samples, StopRule
+from align.rollout.base import Interrupted, Samples, StopRule
 from align.rollout.prefill import read_prompts
 
 
@@ -38,7 +38,8 @@ class HFSampler:
     top_p, top_k: 1 and 0 switch them off. min_new_tokens: a stop before it counts as missing; it is
     not prevented. batch_size: completions in flight. want_logps: return log-probs. synced_gpus: for
     weights sharded over ranks (ZeRO-3, not gathered): every rank makes equally many forward calls,
-    which needs equally many completions on every rank.
+    which needs equally many completions on every rank. interrupted: asked after every token; once
+    it says yes sampling is given up, under synced_gpus on all ranks together.
     Use `dataclasses.replace(sampler, temperature=0.0)` for another decoding of the same model.
     """
 
@@ -54,6 +55,7 @@ class HFSampler:
     stop_strings: Sequence[str] = ()
     want_logps: bool = False
     synced_gpus: bool = False
+    interrupted: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -73,8 +75,8 @@ class HFSampler:
     def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
         """Return n completions of each prompt, in the order of the prompts.
 
-        Raises UserError when the longest prompt leaves no room for max_new_tokens, and
-        FloatingPointError when the model's logits are not finite.
+        Raises UserError when the longest prompt leaves no room for max_new_tokens,
+        FloatingPointError when the model's logits are not finite, and Interrupted.
         """
         self._check(prompts)
         rows = len(prompts) * n
@@ -200,11 +202,14 @@ class HFSampler:
 
     def _anyone(self, running: int, device: torch.device) -> bool:
         """Whether any row still runs: of this rank, or of all when their forwards are tied."""
-        if not self.synced_gpus:
-            return running > 0
-        total = torch.tensor(float(running), device=device)
-        torch.distributed.all_reduce(total)
-        return total.item() > 0
+        given_up = self.interrupted is not None and self.interrupted()
+        if self.synced_gpus:
+            total = torch.tensor([float(running), float(given_up)], device=device)
+            torch.distributed.all_reduce(total)
+            running, given_up = int(total[0].item()), total[1].item() > 0
+        if given_up:
+            raise Interrupted("sampling was interrupted")
+        return running > 0
 
     def _check(self, prompts: list[list[int]]) -> None:
         """Refuse what would otherwise fail deep inside an embedding."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy
 
 from align.config_parallel import data_place
 from align.distributed import (
@@ -32,9 +32,11 @@ from align.groups import GroupBatch, TokenGroup
 from align.layouts import check_reference
 from align.train import batches as cut
 from align.train.batches import FILLER, GroupDataset, StepBatches
+from align.train.checkpoint_files import COMPLETE, newest
 from align.train.guard import Guard, GuardCallback
+from align.train.halt import Halt, measured_or_halted, next_batches
 from align.train.meter import Meter, Stats
-from align.train.resume import COMPLETE, is_over, restore, step_of, write_state
+from align.train.resume import restore, write_state
 from align.train.schedule import Scheduled
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class AlignTrainer(Scheduled):
         factor = spike.factor if self.watches_loss else math.inf
         self.guard = Guard(spike.action == "continue", factor)
         self._step_loss, self.finite = torch.zeros(()), True
+        self.halted: Halt | None = None
         self.step_counts: dict[str, float] = {}
         self._clock, self._clock_tokens = 0.0, -1  # started by the first step
         super().__init__(
@@ -144,12 +147,12 @@ class AlignTrainer(Scheduled):
         """Micro-batches of the next optimiser step, and their number of items over all ranks.
 
         step_counts: all counts of the step, over all ranks. None for a run that is over, which is
-        resumed to write its results again: the Trainer would take one more step.
+        resumed to write its results again: the Trainer would take one more step. None either where
+        a rollout failed or a signal came during it, see `align.train.halt`.
         """
-        if is_over(self):
-            self.control.should_training_stop = True
+        batches = next_batches(self, epoch_iterator, num_batches)
+        if batches is None:
             return [], torch.ones((), dtype=torch.float64)
-        batches = [b for _, b in zip(range(num_batches), epoch_iterator, strict=False)]
         names = sorted(batches[0]["counts"]) if batches else []
         here = [sum(b["counts"][name] for b in batches) for name in names]
         summed = sum_over_ranks(torch.tensor(here, dtype=torch.float64))
@@ -216,7 +219,7 @@ class AlignTrainer(Scheduled):
         """Give the guard this step's loss, the mean over ranks (each holds world · its share)."""
         mean = float(sum_over_ranks(loss) / self.args.world_size)
         self.finite &= math.isfinite(mean)
-        self.guard.loss(mean, self.state.global_step + 1, self._last_checkpoint())
+        self.guard.loss(mean, self.state.global_step + 1, newest(str(self.args.output_dir)))
 
     def compute_loss(
         self,
@@ -254,7 +257,10 @@ class AlignTrainer(Scheduled):
     ) -> dict[str, float]:
         """Measure the held-out groups, log and return the figures."""
         start = time.monotonic()
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in self.measure().items()}
+        measured = measured_or_halted(self)
+        if measured is None:
+            return {}
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in measured.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
         self.log(metrics)
         handler = self.callback_handler
@@ -348,12 +354,3 @@ class AlignTrainer(Scheduled):
             save_file(state, temporary, metadata={"format": "pt"})
             temporary.replace(folder / "model.safetensors")
         barrier()
-
-    def _last_checkpoint(self) -> str | None:
-        if self.args.save_strategy == SaveStrategy.NO:
-            return None
-        found = sorted(
-            Path(str(self.args.output_dir)).glob(f"checkpoint-*/{COMPLETE}"),
-            key=lambda file: step_of(file.parent),
-        )
-        return str(found[-1].parent) if found else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -17,7 +16,8 @@ from transformers import TrainerCallback
 from align.distributed import any_rank, barrier
 from align.files import write_atomic
 from align.run_manifest import read_manifest
-from align.train.resume import COMPLETE
+from align.train import watch
+from align.train.checkpoint_files import rotate, seal
 
 # What people watch, in this order; the rest is in metrics.jsonl.
 _WATCHED = (
@@ -129,7 +129,8 @@ class StopOnSignal(TrainerCallback):
     """SIGTERM and SIGUSR1 end the run after the current step, with a checkpoint.
 
     A scheduler that takes the machine away sends one of them to every process, or to one: the ranks
-    agree after each step. stopped: whether that happened.
+    agree after each step. A rollout that is being made is given up (`align.train.halt`).
+    stopped: whether that happened.
     """
 
     SIGNALS = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
@@ -149,6 +150,7 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number).name
+        watch.ask_to_stop()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save and stop if any rank was told to; the figures since the last log line are kept."""
@@ -168,37 +170,22 @@ class CheckpointMarker(TrainerCallback):
     """Marks a checkpoint as complete after everything in it is written.
 
     settings, batch: what decides the course of training, and the examples of a step;
-    `align.train.resume` compares them.
+    `align.train.resume` compares them. keep: checkpoints that stay; None: all.
     """
 
-    def __init__(self, settings: Mapping[str, Any], batch: int) -> None:
-        self.settings, self.batch = settings, batch
+    def __init__(self, settings: Mapping[str, Any], batch: int, keep: int | None = None) -> None:
+        self.settings, self.batch, self.keep = settings, batch, keep
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the marker, last: after the files of all ranks."""
+        """Write the marker, last: after the files of all ranks; then remove older checkpoints."""
         barrier()
+        marker = {
+            "step": state.global_step,
+            "world_size": args.world_size,
+            "batch": self.batch,
+            "settings": self.settings,
+            "inputs": read_manifest(Path(args.output_dir)).get("inputs", {}),
+        }
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", marker)
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            marker = {
-                "step": state.global_step,
-                "world_size": args.world_size,
-                "batch": self.batch,
-                "settings": self.settings,
-                "inputs": read_manifest(Path(args.output_dir)).get("inputs", {}),
-            }
-            text = json.dumps(marker, ensure_ascii=False, default=str)
-            if folder.is_dir():
-                write_atomic(folder / COMPLETE, text + "\n")
-                _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Ask the system to put the folder's entries on disk (where folders can be opened)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            rotate(args.output_dir, self.keep, state.best_model_checkpoint)

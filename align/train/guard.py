@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from align.distributed import any_rank, total_norm
+from align.train.checkpoint_files import newest
 
 _WINDOW, _ENOUGH = 50, 10
 SCALER_STEPS = 20
@@ -88,7 +89,7 @@ class GuardCallback(TrainerCallback):
         scales = trainer.accelerator.scaler is not None and self._scaled <= SCALER_STEPS
         if not finite and not scales:
             what = "the gradient is not finite"
-            guard.bad(what, state.global_step + 1, trainer._last_checkpoint())
+            guard.bad(what, state.global_step + 1, newest(str(args.output_dir)))
         if guard.skip_next:
             guard.skip_next = False
             guard.skipped += 1

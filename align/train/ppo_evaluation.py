@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from align.groups import TokenGroup
 from align.records import messages_json
 from align.rollout import rank_seed
 from align.train.batches import FILLER, eval_parts
+from align.train.halt import agreed
 from align.train.samples import append_samples
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def _rows(trainer: PpoTrainer) -> list[dict[str, Any]]:
     for number, part in enumerate(parts):
         chosen = [trainer.eval_prompts[i if i != FILLER else 0] for i in part]
         samples = collector.sample(chosen, seed + number, n=1, temperature=temperature)
-        scores = collector.score(chosen, samples, 1).tolist()
+        scores = agreed(partial(collector.score, chosen, samples, 1)).tolist()
         groups = [TokenGroup(p.ids, [c]) for p, c in zip(chosen, samples.completions, strict=True)]
         measured = collector.measure(groups)
         ratio = (measured["logps"] - measured["ref_logps"]).split(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,21 @@ from align import launch_env
 from align.config_errors import UserError
 from align.files import write_atomic
 from align.run_manifest import inputs
+from align.train.checkpoint_files import (
+    COMPLETE,
+    complete,
+    content_damage,
+    marker_of,
+    move_aside,
+    size_damage,
+    unfinished,
+)
 
 # No torch here: run() asks before anything is loaded or written.
 if TYPE_CHECKING:
     from align.config import Config
     from align.train.base import AlignTrainer
 
-COMPLETE = "complete.json"  # written last: what lacks it was being written when the run died
 STATE = "align_state.json"
 # May differ between the two parts of a run: how long it is, how it is watched, and how a step's
 # examples are cut up, which does not change the gradient. Their number a step is compared apart.
@@ -28,7 +38,7 @@ _FREE = {
     "early_stopping_patience", "per_device_train_batch_size", "gradient_accumulation_steps",
     "per_device_eval_batch_size", "max_tokens_per_batch", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "load_best_model_at_end", "metric_for_best_model",
-    "greater_is_better", "ddp_backend", "use_cpu",
+    "greater_is_better", "ddp_backend", "ddp_timeout", "rank_timeout_s", "use_cpu",
     # Of another section than train's.
     "pretrain.sample_prompts", "pretrain.samples", "pretrain.sample_tokens",
     "pretrain.shard_tokens", "pretrain.preset",
@@ -44,8 +54,12 @@ def settings_of(config: Config) -> dict[str, Any]:
     if config.method in ("dpo", "orpo"):
         sections.append("reward")
     if config.method == "ppo":
-        sections += ["rollout", "rewards"]
+        sections += ["rollout"]
     chosen: dict[str, Any] = {name: tree[name] for name in sections if name in tree}
+    if config.method == "ppo":
+        chosen["rewards"] = [
+            {k: v for k, v in reward.items() if k != "timeout_s"} for reward in tree["rewards"]
+        ]
     chosen["train"] = {name: value for name, value in tree["train"].items() if not _free(name)}
     return dict(_flat(chosen, ""))
 
@@ -76,7 +90,8 @@ def find_checkpoint(config: Config) -> str | None:
 
     auto: the newest complete one in the run directory, which must have been made with the same
     settings, the same contents of models and files, and as many examples a step (UserError says
-    what differs). A path given by the user is taken at their word.
+    what differs). One whose files are not all there is passed over: `verified_checkpoint` says so.
+    A path given by the user is taken at their word, but must be whole (UserError).
     """
     asked = config.train.resume
     if asked == "never":
@@ -86,17 +101,72 @@ def find_checkpoint(config: Config) -> str | None:
         if not (folder / "trainer_state.json").is_file():
             reason = "is no checkpoint: trainer_state.json is missing"
             raise UserError("train.resume", asked, reason, "Give a checkpoint-N folder")
+        if (folder / COMPLETE).exists():
+            _refuse_damaged(asked, size_damage(folder))
         return asked
-    complete = [p.parent for p in Path(config.train.output_dir).glob(f"checkpoint-*/{COMPLETE}")]
-    if not complete:
+    found = [p for p in complete(config.train.output_dir) if size_damage(p) is None]
+    if not found:
         return None
-    newest = max(complete, key=step_of)
-    marker = json.loads((newest / COMPLETE).read_text(encoding="utf-8"))
+    newest = found[0]
+    marker = marker_of(newest) or {}
     _same_settings(config, newest, marker["settings"])
     _same_inputs(config, newest, marker.get("inputs", {}))
     if config.method != "ppo":  # whose rollout, compared above, decides
         _same_batch(newest, marker["batch"], batch_of(config))
     return str(newest)
+
+
+def verified_checkpoint(config: Config) -> str | None:
+    """`find_checkpoint` with every byte of the checkpoint compared; every rank must call.
+
+    A damaged one is renamed, said aloud, and the one before it is used; with none left the run
+    starts anew. UserError where the user named the damaged one.
+    """
+    from align.distributed import from_rank_zero
+
+    auto, lost = config.train.resume == "auto", []
+    while True:
+        if auto:
+            lost += from_rank_zero(lambda: _all_aside(config))
+        found = from_rank_zero(lambda: find_checkpoint(config))
+        if found is None or not (Path(found) / COMPLETE).exists():
+            break
+        wrong = content_damage(Path(found))
+        if wrong is None:
+            break
+        if not auto:
+            _refuse_damaged(found, wrong)
+        lost.append(from_rank_zero(functools.partial(_aside, Path(found), wrong)))
+    from_rank_zero(lambda: _say_damaged(lost, found))
+    return found
+
+
+def _all_aside(config: Config) -> list[str]:
+    """Move the newest checkpoints aside whose files are not all there; what was wrong with each."""
+    lost = []
+    for folder in complete(config.train.output_dir):
+        wrong = size_damage(folder)
+        if wrong is None:
+            break
+        lost.append(_aside(folder, wrong))
+    return lost
+
+
+def _aside(folder: Path, wrong: str) -> str:
+    return f"{folder.name} is damaged: {wrong}; it is now {move_aside(folder).name}"
+
+
+def _say_damaged(lost: list[str], found: str | None) -> None:
+    after = f"going on from {Path(found).name}" if found else "no other checkpoint: starting anew"
+    for i, line in enumerate(lost):
+        more = f"; {after}" if i == len(lost) - 1 else ""
+        print(f"[align] {line}{more}", file=sys.stderr, flush=True)
+
+
+def _refuse_damaged(asked: str, wrong: str | None) -> None:
+    if wrong is not None:
+        fix = "Give another checkpoint, or use --train.resume auto"
+        raise UserError("train.resume", asked, f"is damaged: {wrong}", fix)
 
 
 def batch_of(config: Config) -> int:
@@ -142,21 +212,14 @@ def _same_batch(folder: Path, then: int, now: int) -> None:
     raise UserError("train.resume", "auto", reason, fix)
 
 
-def step_of(folder: Path) -> int:
-    """N of checkpoint-N; -1 for another name."""
-    tail = folder.name.rsplit("-", 1)[-1]
-    return int(tail) if tail.isdigit() else -1
-
-
 def drop_incomplete(config: Config) -> None:
     """Remove checkpoints that a killed run was writing: rotation would count them as the newest."""
     from align.distributed import barrier, rank
 
     if rank() == 0 and config.train.resume == "auto":
-        for folder in Path(config.train.output_dir).glob("checkpoint-*"):
-            if folder.is_dir() and step_of(folder) >= 0 and not (folder / COMPLETE).exists():
-                print(f"[align] {folder} was not finished: removed", flush=True)
-                shutil.rmtree(folder)
+        for folder in unfinished(config.train.output_dir):
+            print(f"[align] {folder} was not finished: removed", flush=True)
+            shutil.rmtree(folder)
     barrier()
 
 

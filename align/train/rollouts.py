@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
 from align.rollout import Samples, make_sampler, rank_seed
 from align.train.batches import piece_indices
+from align.train.halt import agreed, told_to_stop
 from align.train.meter import Stats
 from align.train.rollout_parts import attach, chunks, in_order
 from align.whole import whole_lm
@@ -105,15 +107,21 @@ class Collector:
             self.kl = adv.AdaptiveKL(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
 
     def collect(self, update: int) -> Rollout:
-        """Sample and judge one update's prompts; logs its figures."""
+        """Sample and judge one update's prompts; logs its figures.
+
+        Halt on every rank if that fails on one, or a signal comes.
+        """
         args, per_update = self.trainer.args, self.rollout.prompts_per_update
         shuffle = self.trainer.settings.data.shuffle
         chosen = prompt_indices(update, len(self.prompts), per_update, self.seed, shuffle)
         mine = [self.prompts[i] for i in chosen[args.process_index :: args.world_size]]
         start = time.monotonic()
-        samples = self.sample(mine, rank_seed(self.seed + update, args.process_index))
+        told = partial(told_to_stop, self.trainer)
+        seed = rank_seed(self.seed + update, args.process_index)
+        # Until both are there on all ranks nothing that a checkpoint holds has changed.
+        samples = agreed(lambda: self.sample(mine, seed, interrupted=told), told)
         sampled = time.monotonic()
-        scores = self.score(mine, samples, self.rollout.n)
+        scores = agreed(lambda: self.score(mine, samples, self.rollout.n), told)
         groups = [
             TokenGroup(p.ids, samples.completions[i * self.rollout.n : (i + 1) * self.rollout.n])
             for i, p in enumerate(mine)

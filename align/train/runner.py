@@ -16,18 +16,25 @@ from transformers import (
     set_seed,
 )
 
-from align.config_errors import StopRequested, UserError
+from align.config_errors import UserError
 from align.config_parallel import sizes_of
+from align.disk import say_space
 from align.distributed import barrier, rank
 from align.files import write_atomic
 from align.jsonl import Counts
 from align.launch_env import check_world, under_deepspeed
+from align.train import watch
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
-from align.train.resume import batch_of, drop_incomplete, find_checkpoint, settings_of
+from align.train.halt import raise_cause
+from align.train.resume import batch_of, drop_incomplete, settings_of, verified_checkpoint
 
 if TYPE_CHECKING:
     from align.config import Config
+
+
+GROUP_TIMEOUT_S = 600
+"""Of a collective; the library's default is 1800."""
 
 
 def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
@@ -37,6 +44,7 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
     weights as they are read. Raises RuntimeError if ranks are missing.
     """
     given = dict(config.train.args)
+    given.pop("save_total_limit", None)  # CheckpointMarker's
     given.update(
         output_dir=config.train.output_dir,
         remove_unused_columns=False,  # batches are GroupBatches
@@ -68,8 +76,11 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
             "train.loss_spike.action", "continue", "cannot be used with DeepSpeed, which takes the "
             "step inside its backward pass", "Use stop",
         )  # fmt: skip
+    # Longer than any step; what hangs for good should not hold the machines for half an hour.
+    given.setdefault("ddp_timeout", GROUP_TIMEOUT_S)
     args = TrainingArguments(**given)
     check_world(args.world_size)
+    watch.start(config.train.rank_timeout_s)
     set_seed(args.seed)
     return args
 
@@ -91,7 +102,9 @@ def callbacks(config: Config) -> list[Any]:
         MetricsWriter(run_dir),
         Progress(config.method),
         StopOnSignal(),
-        CheckpointMarker(settings_of(config), batch_of(config)),
+        CheckpointMarker(
+            settings_of(config), batch_of(config), config.train.args.get("save_total_limit")
+        ),
     ]
     if config.train.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(config.train.early_stopping_patience))
@@ -121,16 +134,16 @@ def run_training(
     """Train (from a checkpoint where there is one), evaluate, write `final/`.
 
     save: writes the finished model, called on every rank; by default `policy.save`. Returns
-    the last figures. Raises StopRequested after a signal, with a checkpoint saved.
+    the last figures. Raises StopRequested after a signal, Failed after an error that was foreseen,
+    both with a checkpoint saved.
     """
     for known in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(known)
     drop_incomplete(config)
-    trainer.train(resume_from_checkpoint=find_checkpoint(config))
-    stop = next(c for c in trainer.callback_handler.callbacks if isinstance(c, StopOnSignal))
-    if stop.stopped:
-        where = f"{config.train.output_dir}/checkpoint-{trainer.state.global_step}"
-        raise StopRequested(f"{stop.received or 'another rank was signalled'}; saved {where}")
+    if rank() == 0:
+        say_space(Path(config.train.output_dir), checkpoint_bytes(trainer))
+    trainer.train(resume_from_checkpoint=verified_checkpoint(config))
+    raise_cause(trainer)
     metrics = last_figures(trainer)
     if len(trainer.held_out):
         metrics |= final_evaluation(trainer) or trainer.evaluate()
@@ -143,6 +156,17 @@ def run_training(
             trainer.policy.save(final, state)
     barrier()
     return metrics
+
+
+def checkpoint_bytes(trainer: AlignTrainer) -> float:
+    """Of a checkpoint (weights and Adam's two moments) and the finished model, about."""
+    trained = whole = 0.0
+    for parameter in trainer.policy.module.parameters():
+        # ZeRO-3 has taken the parameter's storage, and keeps its size here.
+        size = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        whole += size
+        trained += size if parameter.requires_grad else 0
+    return 3 * trained + whole
 
 
 def final_evaluation(trainer: AlignTrainer) -> dict[str, float]:
