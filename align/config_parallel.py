@@ -6,8 +6,10 @@ The names are those of accelerate's ParallelismConfig, which also takes them fro
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError, nearest
@@ -41,6 +43,24 @@ def data_place(config: Config, rank: int, world: int) -> tuple[int, int]:
     """Return (rank, number) among the groups of processes that see different examples."""
     split = tensor_parallel(config)  # the innermost dimension of accelerate's mesh
     return rank // split, world // split
+
+
+def zero_stage(config: Config) -> int:
+    """Return the stage of the launch, or of train.deepspeed; 0 without DeepSpeed."""
+    named = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    if named and named.isdigit():
+        return int(named)
+    found = config.train.args.get("deepspeed") or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if isinstance(found, str) and Path(found).is_file():
+        found = json.loads(Path(found).read_text(encoding="utf-8"))
+    return int(found.get("zero_optimization", {}).get("stage", 0)) if isinstance(found, dict) else 0
+
+
+def engine(config: Config) -> str:
+    """Return what holds weights and optimiser state: "plain", "zero1" to "zero3", or "fsdp"."""
+    if under_deepspeed() or config.train.args.get("deepspeed"):
+        return f"zero{zero_stage(config)}"
+    return "fsdp" if under_fsdp() or config.train.args.get("fsdp") else "plain"
 
 
 def check_parallel(config: Config, *, cpu: bool) -> None:

@@ -227,10 +227,3 @@ def sent(
     if stage == 2:  # a reduction of each micro-batch, then the new weights
         return passes * gradients + shape.trained * weight_bytes * share
     return 2 * gradients
-
-
-def zero_stage(settings: object) -> int:
-    """ZeRO stage of a DeepSpeed configuration (a dict), 0 without one."""
-    if not isinstance(settings, dict):
-        return 0
-    return int(settings.get("zero_optimization", {}).get("stage", 0))

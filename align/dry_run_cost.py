@@ -7,15 +7,13 @@ from the first records of the run's own data.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import cost
+from align.config_parallel import zero_stage
 from align.model_shape import shape_of
 
 if TYPE_CHECKING:
@@ -162,17 +160,6 @@ def gpu_table(
             f"{bytes_sent / gpu.network:8.3g}"
         )
     return lines
-
-
-def zero_stage(config: Config) -> int:
-    """Stage of the launch, or of train.deepspeed; 0 without DeepSpeed."""
-    named = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    if named and named.isdigit():
-        return int(named)
-    found = config.train.args.get("deepspeed") or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    if isinstance(found, str) and Path(found).is_file():
-        found = json.loads(Path(found).read_text(encoding="utf-8"))
-    return cost.zero_stage(found)
 
 
 def _accelerated() -> bool:

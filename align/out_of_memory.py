@@ -8,9 +8,10 @@ import re
 from typing import TYPE_CHECKING
 
 from align import cost
+from align.config_parallel import zero_stage
 from align.config_schema import Lora
 from align.disk import size
-from align.dry_run_cost import lengths_of, zero_stage
+from align.dry_run_cost import lengths_of
 from align.dry_run_size import meta_module
 from align.launch_env import asked_world
 from align.model_shape import shape_of

@@ -74,19 +74,28 @@ class WeightedSum:
     def score(
         self, prompts: list[list[Message]], completions: list[str], finished: list[bool]
     ) -> Scores:
-        """Return the total and every component. Raises RewardError naming the term at fault."""
+        """Return the total and every component. Raises RewardError naming the term at fault.
+
+        All terms are asked first: other ranks may be waiting in a later one.
+        """
         if not len(prompts) == len(completions) == len(finished):
             raise ValueError(
                 f"{len(prompts)} prompts, {len(completions)} completions, {len(finished)} flags"
             )
         components: dict[str, list[float]] = {}
+        wrong: list[RewardError] = []
         for name, reward, limit in zip(self.names, self.rewards, self.limits, strict=True):
+            if not completions and not getattr(reward, "in_parts", False):
+                components[name] = []
+                continue
             call = partial(reward, prompts, completions, finished)
-            if not completions:
-                values = []
-            else:
+            try:
                 values = call() if limit is None else limited(call, limit, _late(name, limit))
-            components[name] = checked(name, values, completions)
+                components[name] = checked(name, values, completions)
+            except RewardError as error:
+                wrong.append(error)
+        if wrong:
+            raise wrong[0]
         total = [
             sum((w * x for w, x in zip(self.weights, row, strict=True)), 0.0)
             for row in zip(*components.values(), strict=True)

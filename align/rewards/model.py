@@ -68,6 +68,8 @@ class ModelReward:
         try:
             return self.scorer.score(prompts, completions, calibrated=self.calibrated)
         except RecordError as error:
+            if self.in_parts:
+                self.scorer.score_ids([])  # other ranks have texts, and wait for this one
             raise RewardError(f"reward {self.name!r} cannot read {error}") from error
 
     def join(self, judges: Any, run: Callable[..., Any]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class AdapterJudge(LastToken):
     """Scores with an adapter of the policy's base, which is its owner's and no part of it."""
 
+    owner: Any
+
     def __init__(self, owner: PolicyModule, adapter: str, head: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.score = head

@@ -169,12 +169,12 @@ class StopOnSignal(TrainerCallback):
 class CheckpointMarker(TrainerCallback):
     """Marks a checkpoint as complete after everything in it is written.
 
-    settings, batch: what decides the course of training, and the examples of a step;
-    `align.train.resume` compares them. keep: checkpoints that stay; None: all.
+    made: what decides the course of training (settings, batch: examples of a step, engine);
+    `align.train.resume` compares it. keep: checkpoints that stay; None: all.
     """
 
-    def __init__(self, settings: Mapping[str, Any], batch: int, keep: int | None = None) -> None:
-        self.settings, self.batch, self.keep = settings, batch, keep
+    def __init__(self, made: Mapping[str, Any], keep: int | None = None) -> None:
+        self.made, self.keep = made, keep
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the marker, last: after the files of all ranks; then remove older checkpoints."""
@@ -182,8 +182,7 @@ class CheckpointMarker(TrainerCallback):
         marker = {
             "step": state.global_step,
             "world_size": args.world_size,
-            "batch": self.batch,
-            "settings": self.settings,
+            **self.made,
             "inputs": read_manifest(Path(args.output_dir)).get("inputs", {}),
         }
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", marker)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from align import launch_env
 from align.config_errors import UserError
+from align.config_parallel import data_place, engine
 from align.files import write_atomic
 from align.run_manifest import inputs
 from align.train.checkpoint_files import (
@@ -43,6 +44,7 @@ _FREE = {
     "pretrain.sample_prompts", "pretrain.samples", "pretrain.sample_tokens",
     "pretrain.shard_tokens", "pretrain.preset",
 }  # fmt: skip
+_ENGINES = {"plain": "no sharding", "fsdp": "FSDP"}
 _ONLY_MEASURED = {"data.validation", "eval.prompts"}
 _FREE_PREFIXES = ("logging_", "eval_", "save_", "dataloader_")
 
@@ -103,12 +105,14 @@ def find_checkpoint(config: Config) -> str | None:
             raise UserError("train.resume", asked, reason, "Give a checkpoint-N folder")
         if (folder / COMPLETE).exists():
             _refuse_damaged(asked, size_damage(folder))
+            _same_launch(config, folder, marker_of(folder) or {})
         return asked
     found = [p for p in complete(config.train.output_dir) if size_damage(p) is None]
     if not found:
         return None
     newest = found[0]
     marker = marker_of(newest) or {}
+    _same_launch(config, newest, marker)
     _same_settings(config, newest, marker["settings"])
     _same_inputs(config, newest, marker.get("inputs", {}))
     if config.method != "ppo":  # whose rollout, compared above, decides
@@ -169,11 +173,37 @@ def _refuse_damaged(asked: str, wrong: str | None) -> None:
         raise UserError("train.resume", asked, f"is damaged: {wrong}", fix)
 
 
+def made_with(config: Config) -> dict[str, Any]:
+    """What a checkpoint remembers of the run that writes it."""
+    return {
+        "settings": settings_of(config), "batch": batch_of(config), "engine": engine(config),
+    }  # fmt: skip
+
+
 def batch_of(config: Config) -> int:
     """Examples of one optimiser step, over micro-batches and ranks."""
     given = config.train.args
     micro, parts = given.get("per_device_train_batch_size", 8), "gradient_accumulation_steps"
-    return micro * given.get(parts, 1) * launch_env.asked_world()
+    return micro * given.get(parts, 1) * data_place(config, 0, launch_env.asked_world())[1]
+
+
+def _same_launch(config: Config, folder: Path, marker: dict[str, Any]) -> None:
+    """Sharded optimiser state fits the launch that wrote it; a rollout its number of processes."""
+    then, now = marker.get("engine"), engine(config)
+    if then is None:  # of an earlier version
+        return
+    worlds = marker["world_size"], launch_env.asked_world()
+    fixed = now.startswith("zero") or config.method == "ppo"
+    if then == now and (worlds[0] == worlds[1] or not fixed):
+        return
+    made, launched = (f"{world} process(es), {_ENGINES.get(name, name)}"
+                      for world, name in zip(worlds, (then, now), strict=True))  # fmt: skip
+    reason = f"would go on from {folder}, made by {made}, with {launched}"
+    fix = (
+        "Launch as before; or start anew from its weights: recipes/export_model.py --checkpoint "
+        f"{folder} --output DIR, then policy.path DIR and another train.output_dir"
+    )
+    raise UserError("train.resume", config.train.resume, reason, fix)
 
 
 def _same_settings(config: Config, folder: Path, then: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from align.train import watch
 from align.train.base import AlignTrainer
 from align.train.callbacks import CheckpointMarker, MetricsWriter, Progress, StopOnSignal
 from align.train.halt import raise_cause
-from align.train.resume import batch_of, drop_incomplete, settings_of, verified_checkpoint
+from align.train.resume import drop_incomplete, made_with, verified_checkpoint
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -68,7 +68,8 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
     if sizes := sizes_of(config):
         from accelerate.parallelism_config import ParallelismConfig
 
-        given["parallelism_config"] = ParallelismConfig(**sizes)
+        split: Any = sizes
+        given["parallelism_config"] = ParallelismConfig(**split)
     quiet()
     deepspeed = under_deepspeed() or given.get("deepspeed")
     if deepspeed and config.train.loss_spike.action == "continue":
@@ -102,9 +103,7 @@ def callbacks(config: Config) -> list[Any]:
         MetricsWriter(run_dir),
         Progress(config.method),
         StopOnSignal(),
-        CheckpointMarker(
-            settings_of(config), batch_of(config), config.train.args.get("save_total_limit")
-        ),
+        CheckpointMarker(made_with(config), config.train.args.get("save_total_limit")),
     ]
     if config.train.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(config.train.early_stopping_patience))

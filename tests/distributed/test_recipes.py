@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import launching
 import small_runs as runs
 from launching import config_file, launch, need
-from recipe_launches import METHODS, one, two
+from recipe_launches import METHODS, one, options, two
 
 from align.train.resume import COMPLETE
 
@@ -202,6 +202,41 @@ def test_a_sharded_run_resumes_bit_for_bit(sharded, tmp_path):
     expected, found = runs.weights(whole), runs.weights(folder)
     assert all(torch.equal(expected[n], found[n]) for n in expected)
     assert runs.figures(folder) == runs.figures(whole)
+
+
+def test_a_sharded_run_is_refused_under_another_launch(sharded, tmp_path):
+    stage, method, extra, whole, _ = sharded
+    shutil.copytree(whole / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    argv = runs.arguments(tmp_path / "run", "--train.per_device_train_batch_size", 4,
+                          *options(method), *extra)  # fmt: skip
+    other = "cpu2" if stage == "zero2" else "zero2"
+    done = launch(f"recipes/{method}.py", argv, config_file(other))
+    assert f"made by 2 process(es), {stage}, with 2 process(es), " in done.stderr
+    assert "recipes/export_model.py --checkpoint" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(first, second, tmp_path):
+    """The product of micro-batch and processes is the same, so the steps are."""
+    launched = {1: lambda *a: one("dpo", *a), 2: lambda folder, *a: two("dpo", folder, "cpu2", *a)}
+    steps = (*ADAM, "--train.learning_rate", 1e-3)
+    expected = one("dpo", tmp_path / "whole", *steps)
+    launched[first](tmp_path / "parts", *steps, "--train.max_steps", 2)
+    launched[second](tmp_path / "parts", *steps)
+    assert apart(expected, tmp_path / "parts") < 1e-3
+    close(expected, tmp_path / "parts")
+
+
+def test_ppo_is_refused_with_another_number_of_processes(pair, tmp_path):
+    method, both, _ = pair
+    if method != "ppo":
+        return
+    shutil.copytree(both / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    argv = runs.arguments(tmp_path / "run", *options("ppo"), *SGD, "--train.resume", "auto")
+    done = launch("recipes/ppo.py", argv, config_file("single"))
+    assert "made by 2 process(es), no sharding, with 1 process(es)" in done.stderr
 
 
 def test_sharded_weights_that_become_nan_stop_the_run_before_a_checkpoint(tmp_path):
