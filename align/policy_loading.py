@@ -110,7 +110,7 @@ def load_body(
         if config.policy.quantization and not whole:
             kwargs["quantization_config"] = _quantization(config)
         if (split := tensor_parallel(config)) > 1 and not whole:
-            from transformers.distributed import DistributedConfig
+            from transformers.distributed.configuration_utils import DistributedConfig
 
             kwargs["distributed_config"] = DistributedConfig(tp_size=split, tp_plan="auto")
         kind = kind or AutoModelForCausalLM
