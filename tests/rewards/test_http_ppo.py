@@ -66,7 +66,9 @@ def test_a_served_model_trains_as_a_local_one(checkpoint, local, tmp_path):
     trained, expected = runs.weights(run), runs.weights(local)
     assert all(torch.allclose(trained[k], expected[k], atol=1e-5) for k in expected)
     (source,) = yaml.safe_load((run / "config.yaml").read_text())["rewards"]
-    assert source == {"kind": "http", "path": url, "weight": 1.0, "calibrated": False}
+    assert source == {
+        "kind": "http", "path": url, "weight": 1.0, "calibrated": False, "timeout_s": 600.0,
+    }  # fmt: skip
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     theirs = [json.loads(line) for line in (local / "samples.jsonl").read_text().splitlines()]
     assert [row["completion"] for row in samples] == [row["completion"] for row in theirs]
