@@ -7,7 +7,7 @@ function needs no model at all, and neither sees the policy's token ids.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -82,10 +82,7 @@ class WeightedSum:
         components: dict[str, list[float]] = {}
         for name, reward, limit in zip(self.names, self.rewards, self.limits, strict=True):
             call = partial(reward, prompts, completions, finished)
-            if not completions:
-                values = []
-            else:
-                values = call() if limit is None else limited(call, limit, _late(name, limit))
+            values = _called(name, call, limit) if completions else []
             components[name] = checked(name, values, completions)
         total = [
             sum((w * x for w, x in zip(self.weights, row, strict=True)), 0.0)
@@ -100,8 +97,17 @@ class WeightedSum:
         return self.score(prompts, completions, finished).total
 
 
-def _late(name: str, limit: float) -> RewardError:
-    return RewardError(f"reward {name!r} gave no scores in {limit:g} s (rewards[].timeout_s)")
+def _called(name: str, call: Callable[[], Any], limit: float | None) -> Any:
+    """What a reward returns; RewardError naming it if it raises or takes longer than the limit."""
+    try:
+        if limit is None:
+            return call()
+        late = f"reward {name!r} gave no scores in {limit:g} s (rewards[].timeout_s)"
+        return limited(call, limit, RewardError(late))
+    except (RewardError, UserError):
+        raise
+    except Exception as error:
+        raise RewardError(f"reward {name!r} failed: {type(error).__name__}: {error}") from error
 
 
 def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:
