@@ -43,7 +43,7 @@ def advice(config: Config, error: BaseException) -> str:
 
 
 def knobs(config: Config) -> list[tuple[str, str]]:
-    """(options, bytes that they save in one process) where the configuration leaves room for it.
+    """(options, bytes that they save in one process) of all that save some.
 
     Estimates of `align.cost` for the longest examples that fit; a model that cannot be described
     gives none.
@@ -52,8 +52,10 @@ def knobs(config: Config) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
 
     def add(words: str, held: cost.Held | None) -> None:
-        saved = size(max(now.total - held.total, 0)) if now and held else "not estimated"
-        found.append((words, saved))
+        if now is None or held is None:
+            found.append((words, "not estimated"))
+        elif held.total < now.total:
+            found.append((words, size(now.total - held.total)))
 
     args = config.train.args
     batch = args.get("per_device_train_batch_size", 8)

@@ -7,7 +7,7 @@ function needs no model at all, and neither sees the policy's token ids.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -90,8 +90,7 @@ class WeightedSum:
                 continue
             call = partial(reward, prompts, completions, finished)
             try:
-                values = call() if limit is None else limited(call, limit, _late(name, limit))
-                components[name] = checked(name, values, completions)
+                components[name] = checked(name, _called(name, call, limit), completions)
             except RewardError as error:
                 wrong.append(error)
         if wrong:
@@ -109,8 +108,17 @@ class WeightedSum:
         return self.score(prompts, completions, finished).total
 
 
-def _late(name: str, limit: float) -> RewardError:
-    return RewardError(f"reward {name!r} gave no scores in {limit:g} s (rewards[].timeout_s)")
+def _called(name: str, call: Callable[[], Any], limit: float | None) -> Any:
+    """What a reward returns; RewardError naming it if it raises or takes longer than the limit."""
+    try:
+        if limit is None:
+            return call()
+        late = f"reward {name!r} gave no scores in {limit:g} s (rewards[].timeout_s)"
+        return limited(call, limit, RewardError(late))
+    except (RewardError, UserError):
+        raise
+    except Exception as error:
+        raise RewardError(f"reward {name!r} failed: {type(error).__name__}: {error}") from error
 
 
 def checked(name: str, values: Any, completions: Sequence[str]) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from align.distributed import any_rank, barrier
-from align.files import write_atomic
+from align.files import sync, write_atomic
 from align.run_manifest import read_manifest
 from align.train import watch
 from align.train.checkpoint_files import rotate, seal
@@ -187,4 +187,5 @@ class CheckpointMarker(TrainerCallback):
         }
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", marker)
         if state.is_world_process_zero:
+            sync(Path(args.output_dir) / "metrics.jsonl")
             rotate(args.output_dir, self.keep, state.best_model_checkpoint)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 GROUP_TIMEOUT_S = 600
-"""Of a collective; the library's default is 1800."""
+"""Of a collective, to which comes what a reward may take; the library's default is 1800."""
 
 
 def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
@@ -78,7 +78,8 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
             "step inside its backward pass", "Use stop",
         )  # fmt: skip
     # Longer than any step; what hangs for good should not hold the machines for half an hour.
-    given.setdefault("ddp_timeout", GROUP_TIMEOUT_S)
+    rewards = [r.timeout_s for r in config.rewards] if config.method == "ppo" else []
+    given.setdefault("ddp_timeout", int(GROUP_TIMEOUT_S + max(rewards, default=0)))
     args = TrainingArguments(**given)
     check_world(args.world_size)
     watch.start(config.train.rank_timeout_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.distributed import barrier, rank
+from align.files import write_atomic
 from align.train.callbacks import plain
 from align.whole import whole_lm
 
@@ -23,9 +24,7 @@ def append_samples(path: Path, rows: Sequence[dict[str, Any]], step: int) -> Non
             except (ValueError, KeyError):
                 continue
     new = [json.dumps({k: _json(v) for k, v in r.items()}, ensure_ascii=False) for r in rows]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join([*kept, *new]) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, "\n".join([*kept, *new]) + "\n")
 
 
 def sample_texts(trainer: Any, prompts: Sequence[str], n: int, tokens: int) -> None:

@@ -129,7 +129,7 @@ class Watch:
         Returns when they know, after a few seconds.
         """
         try:
-            if _BROKEN.search(f"{type(error).__name__}: {error}"):
+            if _is_broken_connection(error):
                 self.store.set("lost", "1")
                 self._wait(CLOSELY_S + 3 * BEAT_S, lambda: self.verdict is not None)
             text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -158,6 +158,13 @@ class Watch:
             self.store.set(f"beat/{self.me}", _ENDED)
         except Exception:
             return
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    """Whether a collective failed, which says that another rank has; gloo raises RuntimeErrors."""
+    name = type(error).__name__
+    own = name == "RuntimeError" or (name.startswith("Dist") and isinstance(error, RuntimeError))
+    return own and _BROKEN.search(f"{name}: {error}") is not None
 
 
 _watch: Watch | None = None

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -69,10 +70,11 @@ def small_files() -> None:
 
 
 def little_memory() -> None:
-    """The third step may ask for one more MiB."""
+    """The third step begins with memory used up, and may ask for no more."""
     import resource
 
     import psutil
+    import torch
 
     from align.train.sft import TokenTrainer
 
@@ -82,11 +84,15 @@ def little_memory() -> None:
         if self.state.global_step < 2:
             return step(self, *args, **kwargs)
         before = resource.getrlimit(resource.RLIMIT_AS)
-        most = psutil.Process().memory_info().vms + (1 << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms, before[1]))
+        taken = []
+        with suppress(RuntimeError):
+            while True:
+                taken.append(torch.empty(1 << 16))
         try:
             return step(self, *args, **kwargs)
         finally:
+            taken.clear()
             resource.setrlimit(resource.RLIMIT_AS, before)
 
     TokenTrainer.training_step = limited

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 import processes
@@ -40,7 +41,7 @@ def test_memory_that_runs_out(tmp_path, fault):
     for words in (
         "--train.per_device_train_batch_size 12 --train.gradient_accumulation_steps 2",
         "--train.max_tokens_per_batch 600", "--train.gradient_checkpointing true",
-        "--policy.lora '{r: 16}'", "ds_configs/accelerate_zero1.yaml with 8 processes",
+        "ds_configs/accelerate_zero1.yaml with 8 processes",
         "ds_configs/accelerate_zero2.yaml with 8 processes",
         "ds_configs/accelerate_zero3.yaml with 8 processes",
     ):  # fmt: skip
@@ -56,6 +57,19 @@ def test_the_estimates_are_those_of_adam_and_zero(monkeypatch):
     # Eight processes: 7/8 of Adam's two float32 moments, and of the gradients.
     assert found["ds_configs/accelerate_zero1.yaml with 8 processes"] == size(weights * 7)
     assert found["ds_configs/accelerate_zero2.yaml with 8 processes"] == size(weights * 10.5)
+
+
+def test_an_adapter_saves_what_frozen_weights_need_no_more(tmp_path):
+    config = load_config("sft", runs.arguments(Path("unused"), "--data.max_length", 97))
+    LlamaConfig(hidden_size=512, num_hidden_layers=4, vocab_size=32000).save_pretrained(tmp_path)
+    config.policy.path = str(tmp_path)
+    config.train.args["per_device_train_batch_size"] = 1
+    found = dict(knobs(config))["--policy.lora '{r: 16}'"]
+    # About three times the weights of 4 bytes: 2 · 32000 · 512 of tables, and 4 layers.
+    layer = 4 * 512 * 512 + 3 * 512 * 11008
+    weights = 4 * (2 * 32000 * 512 + 4 * layer) / 2**20
+    assert found.endswith("GiB")
+    assert float(found.split()[0]) * 1024 == pytest.approx(3 * weights, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +89,7 @@ def test_what_counts_as_out_of_memory(error, expected):
 def test_a_gradient_that_is_not_a_number(tmp_path, capsys, monkeypatch, fault):
     fault(
         "a NaN gradient",
-        "exit 1 before the step is taken, the last good checkpoint named; the same command goes on",
+        "exit 1 before the step, the last good checkpoint named; the same command goes on",
     )
     plain = sft.TokenTrainer
 

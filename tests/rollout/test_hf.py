@@ -16,7 +16,7 @@ from align.chat import completion_text, render_prompt, stop_ids
 from align.config_errors import UserError
 from align.config_schema import Rollout
 from align.records import Message
-from align.rollout import make_sampler
+from align.rollout import Interrupted, make_sampler
 from align.rollout.hf import HFSampler
 
 # Lengths out of order, so that sorting by length moves every row.
@@ -261,6 +261,19 @@ def test_item06_no_dropout_and_every_module_keeps_its_mode():
     with pytest.raises(UserError):
         sampler(model).sample(prompts(95), 1, seed=0)
     assert [m.training for m in model.modules()] == modes
+
+
+def test_sampling_is_given_up_after_the_token_at_which_it_is_told_to():
+    model = tiny.model(tiny.FAMILIES[0]).train()
+    steps = []
+    handle = model.register_forward_hook(lambda *_: steps.append(1))
+    one = sampler(model, stop_ids=(), interrupted=lambda: len(steps) == 3)
+    with pytest.raises(Interrupted):
+        one.sample(prompts(4, 2), 1, seed=0)
+    handle.remove()
+    assert len(steps) == 3
+    assert model.training
+    model.eval()
 
 
 def test_no_gradient_is_recorded_and_none_is_lost():

@@ -46,3 +46,8 @@ def test_uneven_ranks_are_refused_instead_of_hanging(tmp_path):
             "synced_gpus needs equally many completions on every rank, got 2 to 3"
             in (found["error"])
         )
+
+
+def test_a_rank_that_is_told_to_stop_takes_the_other_with_it(tmp_path):
+    for found in two_ranks(tmp_path, "told"):
+        assert found == {"error": "sampling was interrupted", "forwards": 4}

@@ -254,10 +254,11 @@ def test_the_loss_scaler_may_leave_out_some_steps_but_not_all():
         accelerator=SimpleNamespace(scaler=object()), _last_checkpoint=lambda: None,
     )  # fmt: skip
     callback, state = GuardCallback(trainer), SimpleNamespace(global_step=0)
+    args = SimpleNamespace(output_dir="no-run")
     for _ in range(SCALER_STEPS):
-        callback.on_pre_optimizer_step(None, state, None)
+        callback.on_pre_optimizer_step(args, state, None)
     with pytest.raises(TrainingDiverged, match="the gradient is not finite"):
-        callback.on_pre_optimizer_step(None, state, None)
+        callback.on_pre_optimizer_step(args, state, None)
     trainer.accelerator.scaler = None  # without one the first is one too many
     with pytest.raises(TrainingDiverged):
-        GuardCallback(trainer).on_pre_optimizer_step(None, state, None)
+        GuardCallback(trainer).on_pre_optimizer_step(args, state, None)
