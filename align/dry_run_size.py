@@ -95,7 +95,10 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
 
     from align.checkpoints import is_adapter
     from align.fresh import fresh_config
+    from align.model_safety import code_options
+    from align.policy_loading import permit
 
+    permit(config)
     if path is None:
         return None if vocabulary is None else fresh_config(config, vocabulary)
     if not Path(path).exists() and path.startswith(config.demo.root):
@@ -104,7 +107,7 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
         from peft import PeftConfig
 
         path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
-    return AutoConfig.from_pretrained(path)
+    return AutoConfig.from_pretrained(path, **code_options(path, "policy.path"))
 
 
 def _body(shape: Any, heads: int) -> Any:

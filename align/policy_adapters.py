@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
 from align.distributed import zero3
+from align.model_safety import check_weights
 from align.policy_module import CRITIC_ADAPTER
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
     }
     try:
         if lora.path and not fresh:
+            check_weights(lora.path, "policy.lora.path")
             adapted: Any = PeftModel.from_pretrained(model, lora.path, is_trainable=True)
         else:
             adapted = get_peft_model(model, LoraConfig(**settings))
@@ -81,6 +83,7 @@ def merged_adapter(model: Any, adapter: str) -> Any:
             "policy.lora.path", adapter, "cannot be merged while ZeRO-3 shards the weights",
             "Give the adapter's folder as policy.path, which is merged first",
         )  # fmt: skip
+    check_weights(adapter, "policy.lora.path")
     merged: Any = PeftModel.from_pretrained(model, adapter)
     return merged.merge_and_unload()
 
