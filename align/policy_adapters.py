@@ -61,6 +61,18 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
     return adapted
 
 
+def exact_4bit(model: Any) -> None:
+    """Keep a 4-bit base as it was quantised, on CPUs with bfloat16 instructions too.
+
+    There bitsandbytes (0.50) packs a layer's weights anew at its first pass without gradients and
+    rounds their scales: the base would change under way, and rows must be multiples of 64.
+    https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _refuse_unused(asked: str | list[str], adapted: Any) -> None:
     """Refuse names in a list that adapted nothing: peft passes over them."""
     used = adapted.base_model.targeted_module_names

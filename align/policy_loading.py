@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -20,11 +21,11 @@ from align.checkpoints import (
     tokenizer_folder,
 )
 from align.config_errors import UserError
-from align.distributed import from_rank_zero, gathered, rank, without_zero3
+from align.distributed import from_rank_zero, gathered, rank, without_zero3, zero3
 from align.files import fingerprint
 from align.heads import find_head, zero_head
 from align.model_safety import allow, code_options, weight_options
-from align.policy_adapters import adapt, first_line
+from align.policy_adapters import adapt, exact_4bit, first_line
 from align.policy_module import base_model, body_of
 from align.tokenizer_identity import tokenizer_fingerprint
 
@@ -145,6 +146,7 @@ def load_body(
         reason = f"cannot be loaded ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Check that the folder is complete") from error
     _refuse_missing(info["missing_keys"], model, path, heads)
+    exact_4bit(model)
     model.config.use_cache = False
     return model
 
@@ -213,6 +215,12 @@ def original_settings(path: str, shape: Any) -> dict[str, Any]:
 def _quantization(config: Config) -> Any:
     from transformers import BitsAndBytesConfig
 
+    if zero3():
+        raise UserError(
+            "policy.quantization", config.policy.quantization,
+            "cannot be used while ZeRO-3 shards the weights: k-bit weights are not partitioned",
+            "Use DDP or ds_configs/accelerate_zero2.yaml: a k-bit base is small, or null",
+        )  # fmt: skip
     try:
         import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -221,6 +229,8 @@ def _quantization(config: Config) -> Any:
             "pip install 'align[quantize]'",
         ) from error  # fmt: skip
     if config.policy.quantization == "8bit":
+        # A line at every product: int8 takes its inputs through float16, which the docs say.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype_of(config)
