@@ -144,8 +144,10 @@ def test_a_dry_run_counts_the_bytes_that_the_weights_take(base, tmp_path, bits, 
 
 def test_fsdp_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    asked = {"policy": {**LORA, "quantization": "4bit"}, "data": {"preferences": "x.jsonl"}}
+    config = tiny.configure("orpo", None, Path(), **asked)
     with pytest.raises(UserError, match=r"policy\.quantization='4bit' cannot .* FSDP"):
-        check_rules(tiny.configure("orpo", None, Path(), policy={**LORA, "quantization": "4bit"}))
+        check_rules(config)
 
 
 def test_zero3_is_refused(base, tmp_path, monkeypatch, fault):
