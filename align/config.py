@@ -334,5 +334,5 @@ def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     for node, keys in nodes:
         if isinstance(node, dict):
             yield from ((node, name) for name in keys if node.get(name) not in (None, "auto"))
-        elif isinstance(node, list):
-            yield from ((node, name) for name in keys)
+        elif isinstance(node, list):  # a section that is a list is refused when it is built
+            yield from ((node, name) for name in keys if isinstance(name, int))
