@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.chat_turns import Turn, encode, render_text, turn_of
+from align.chat_turns import Turn, as_text, encode, render_text, turn_of
 from align.config import UserError
 from align.records import Message, RecordError, messages_json, short
 
@@ -60,7 +60,7 @@ def render_prompt(tokenizer: Any, messages: Messages) -> list[int]:
 
     Raises RecordError when the template refuses the messages.
     """
-    return encode(tokenizer, _prompt_text(tokenizer, _plain(messages)))
+    return encode(tokenizer, _prompt_text(tokenizer, _plain(tokenizer, messages)))
 
 
 def render_completion(
@@ -72,11 +72,11 @@ def render_completion(
     ``render_prompt``. completion_ids ends with the end-of-turn token. completion_mask (same length)
     is 1 on assistant turns with their end-of-turn tokens, so EOS is learned whatever the pad is.
     """
-    prompt = _plain(prompt_messages)
+    prompt = _plain(tokenizer, prompt_messages)
     turn = turn_of(tokenizer)
     if isinstance(completion, str):
         completion = [Message("assistant", completion.removesuffix(turn.end))]
-    answer = _plain(completion)
+    answer = _plain(tokenizer, completion)
     if not answer or answer[0]["role"] != "assistant":
         reason = "a completion must begin with an assistant message"
         raise RecordError(f"{reason}, got {short(completion)}", code="no_assistant")
@@ -104,7 +104,7 @@ def render_conversation(
     """
     if loss_on not in ("completion", "assistant", "all"):
         raise ValueError(f"loss_on={loss_on!r} is not completion, assistant or all")
-    turns = _plain(messages)
+    turns = _plain(tokenizer, messages)
     assistant = [i for i, m in enumerate(turns) if m["role"] == "assistant"]
     if not assistant and loss_on != "all":
         raise RecordError(f"no assistant turn to learn from in {short(turns)}", code="no_assistant")
@@ -114,7 +114,8 @@ def render_conversation(
             raise RecordError("the conversation renders to no token", code="no_loss")
         return ids, [1] * len(ids)
     last = assistant[-1]
-    prompt_ids, completion_ids, _ = render_completion(tokenizer, turns[:last], turns[last:][:1])
+    given = list(messages)
+    prompt_ids, completion_ids, _ = render_completion(tokenizer, given[:last], given[last:][:1])
     ids = prompt_ids + completion_ids
     if loss_on == "all":
         return ids, [1] * len(ids)
@@ -171,8 +172,11 @@ def _load_template(tokenizer: Any, name: str) -> str:
     return variables + template
 
 
-def _plain(messages: Messages) -> list[dict[str, str]]:
-    return messages_json(m if isinstance(m, Message) else Message.from_json(m) for m in messages)
+def _plain(tokenizer: Any, messages: Messages) -> list[dict[str, str]]:
+    """Messages for the template, in whose texts special tokens are only letters (`as_text`)."""
+    parsed = (m if isinstance(m, Message) else Message.from_json(m) for m in messages)
+    turns = messages_json(parsed)
+    return [turn | {"content": as_text(tokenizer, turn["content"])} for turn in turns]
 
 
 def _prompt_text(tokenizer: Any, turns: list[dict[str, str]]) -> str:

@@ -7,12 +7,16 @@ the text around the answer tells where a completion starts, what ends it and whi
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from align.records import RecordError, short
 
+_NEVER = re.compile(r"(?!)")
+# Half a character, which no valid text has.
+BREAK = "\udfff"
 _QUESTION, _ANSWER = "probe-question", "probe-answer"
 
 
@@ -60,8 +64,38 @@ def _apply(tokenizer: Any, turns: list[dict[str, str]], header: bool) -> str:
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=header)
 
 
+def as_text(tokenizer: Any, text: str) -> str:
+    """A message's text with `BREAK` inside everything that the tokenizer would take for special.
+
+    Templates are filled with text and read as one string, so a user who writes <|im_end|> would end
+    the turn and could open another. `encode` cuts at the breaks: what a user writes is letters.
+    Marks that a template spells with ordinary tokens cannot be told from a text.
+    """
+    if BREAK in text:
+        raise RecordError(f"not valid Unicode: {short(text)}", code="bad_encoding")
+    pattern = _special(tokenizer, len(tokenizer))
+    return pattern.sub(rf"\g<0>{BREAK}", text)
+
+
+@lru_cache(maxsize=64)
+def _special(tokenizer: Any, size: int) -> re.Pattern[str]:
+    """Matches the first letter of special tokens of two or more. size: the cache key beside it.
+
+    Without those that are only added (<think>), which models write themselves.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    names = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+    found = sorted((name for name in names if len(name) > 1), key=len, reverse=True)
+    return re.compile(f"(?={'|'.join(map(re.escape, found))}).", re.DOTALL) if found else _NEVER
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids without added special tokens: a chat template writes its own BOS."""
+    """Token ids without added special tokens: a chat template writes its own BOS.
+
+    Tokens do not reach over a `BREAK`, which itself is none.
+    """
+    if BREAK in text:
+        return [token for part in text.split(BREAK) for token in encode(tokenizer, part)]
     try:
         return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     except (TypeError, UnicodeError):

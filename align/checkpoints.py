@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
+from align.model_safety import check_weights, code_options, weight_options
 from align.tokenizer_identity import FILE, check_trained_with
 
 
@@ -44,8 +45,8 @@ def run_dir_of(path: str | Path) -> Path:
     return path.resolve().parent if inner else path
 
 
-def read_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a folder or hub id, as it was saved.
+def read_tokenizer(path: str | Path, field: str = "model") -> Any:
+    """The tokenizer of a folder or hub id, as it was saved; UserError if it comes with code.
 
     AutoTokenizer goes by the model type in config.json and rebuilds a tokenizer of one's own beside
     a Qwen2 model as Qwen2Tokenizer, with other ids (transformers 5.24). A tokenizer that was saved
@@ -58,8 +59,10 @@ def read_tokenizer(path: str | Path) -> Any:
         generic = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
     except (OSError, ValueError, AttributeError):
         generic = False
-    own = generic and (Path(path) / "tokenizer.json").is_file()
-    return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(str(path))
+    options = code_options(path, field)
+    if generic and (Path(path) / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(str(path))
+    return AutoTokenizer.from_pretrained(str(path), **options)
 
 
 def load_causal_lm(
@@ -91,11 +94,15 @@ def load_causal_lm(
             from peft import AutoPeftModelForCausalLM
 
             check_adapter_base(folder, field)
-            model: Any = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+            options = adapter_options(folder, field)
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, **options
+            )
             model = model.merge_and_unload() if merge else model
         else:
-            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
-        tokenizer = read_tokenizer(tokenizer_folder(folder))
+            options = weight_options(folder, field)
+            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
+        tokenizer = read_tokenizer(tokenizer_folder(folder), field)
     except (OSError, ValueError, KeyError) as e:
         reason = f"cannot be loaded as a causal language model ({str(e).splitlines()[0]})"
         raise UserError(field, str(folder), reason, "check that the folder is complete") from e
@@ -129,6 +136,15 @@ def tokenizer_folder(folder: Path) -> str:
     return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
 
 
+def adapter_options(folder: str | Path, field: str) -> dict[str, Any]:
+    """Options for loading an adapter on its base; UserError if either brings what is refused."""
+    from peft import PeftConfig
+
+    check_weights(folder, field)
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    return code_options(folder, field) | weight_options(str(base), field)
+
+
 def check_adapter_base(folder: str | Path, field: str) -> None:
     """Raise UserError if an adapter's base has another tokenizer now than it was trained with.
 
@@ -137,7 +153,8 @@ def check_adapter_base(folder: str | Path, field: str) -> None:
     from peft import PeftConfig
 
     try:
-        base = read_tokenizer(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
+        named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        base = read_tokenizer(str(named), field)
     except (OSError, ValueError, KeyError, TypeError):
         return
     if (Path(folder) / FILE).is_file():

@@ -20,6 +20,7 @@ import yaml
 from align import config_checks, config_files, config_own_data, config_parse, config_pretrain
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
+from align.config_secrets import check_secrets
 from align.config_yaml import assign, parse_value, read_yaml
 
 __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "parse_argv"]
@@ -153,6 +154,9 @@ def load_config(method: str, argv: list[str]) -> Config:
     arguments = parse_argv(argv)
     path = Path(arguments.file) if arguments.file else DEFAULT_FILE
     raw = read_yaml(path)
+    check_secrets(raw)
+    for key, text in arguments.overrides:
+        check_secrets({key: parse_value(key, text)})
     resolve_paths(raw, path.parent)
     overlays = raw.pop("per_method", None) or {}
     for key, text in arguments.overrides:
@@ -330,5 +334,5 @@ def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     for node, keys in nodes:
         if isinstance(node, dict):
             yield from ((node, name) for name in keys if node.get(name) not in (None, "auto"))
-        elif isinstance(node, list):
-            yield from ((node, name) for name in keys)
+        elif isinstance(node, list):  # a section that is a list is refused when it is built
+            yield from ((node, name) for name in keys if isinstance(name, int))

@@ -140,8 +140,13 @@ def _train_rules(config: Config) -> None:
         raise UserError("train.push_to_hub", True, reason, "Upload final/ when the run is done")
     _needs_evaluation(config)
     fsdp = args.get("fsdp") or args.get("fsdp_config")
-    if (fsdp or under_fsdp()) and on_cpu(config):
-        raise fsdp_on_cpu(fsdp or NO_VALUE)
+    fsdp = fsdp or under_fsdp()
+    if fsdp and config.policy.quantization:
+        reason = "cannot be used with FSDP in this version, which shards no k-bit weights"
+        fix = "Use DDP or ds_configs/accelerate_zero2.yaml, or null"
+        raise UserError("policy.quantization", config.policy.quantization, reason, fix)
+    if fsdp and on_cpu(config):
+        raise fsdp_on_cpu(fsdp if fsdp is not True else NO_VALUE)
     check_parallel(config, cpu=on_cpu(config))
     launched = under_deepspeed()
     if args.get("deepspeed") and not launched and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+_SECRET = re.compile(
+    r"(?:^|[_.-])(?:tokens?|secrets?|password|passwd|pwd|credentials?|auth(?:orization)?"
+    r"|(?:api|access|private|secret)[_-]?key)$",
+    re.IGNORECASE,
+)
+# Tokens of a text, and numbers of them.
+_NO_SECRET = re.compile(
+    r"(?:^|[._])(?:(?:pad|eos|bos|unk|sep|cls|mask|stop|image)_tokens?"
+    r"|(?:max|min|num|new|max_new|min_new|shard|sample|total|special|extra)_tokens)$"
+)
 
 
 class _NoValue:
@@ -29,7 +41,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """Return `field=value reason. fix`."""
-        head = self.field if self.value is NO_VALUE else f"{self.field}={show(self.value)}"
+        hidden = self.value is NO_VALUE or is_secret(self.field)
+        head = self.field if hidden else f"{self.field}={show(self.value)}"
         reason = self.reason.strip().rstrip(".")
         fix = self.fix.strip()
         if fix and fix[-1] not in ".!?":
@@ -43,6 +56,11 @@ class StopRequested(Exception):
 
 class Failed(RuntimeError):
     """A run failed for a reason that its message explains, with what to do (exit code 1)."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a key's name is that of a token, password or key, whose value is not shown."""
+    return bool(_SECRET.search(name)) and not _NO_SECRET.search(name)
 
 
 def show(value: Any, limit: int = 240) -> str:

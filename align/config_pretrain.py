@@ -38,7 +38,7 @@ def apply_preset(merged: dict[str, Any], layers: Sequence[Mapping[str, Any]]) ->
         return  # said when the section is built
     given = [i for i, section in enumerate(sections) if section.get("preset") is not None]
     name = merged.get("pretrain", {}).get("preset") if given else None
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         return
     kept: dict[str, Any] = {}
     for section in sections[given[-1] :]:

@@ -66,6 +66,8 @@ class Policy:
     lora: Lora | None = key(None, "null: full fine-tuning")
     quantization: Literal["4bit", "8bit"] | None = key(None, "k-bit base under LoRA")
     layout: Literal["auto", "grouped", "plain"] = key("auto", "shared-prefix rows or plain rows")
+    allow_pickle: bool = key(False, "read weights from .bin and .pt files, which may run code")
+    trust_remote_code: bool = key(False, "run Python code that comes with the model")
 
 
 @dataclass

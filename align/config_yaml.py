@@ -10,9 +10,36 @@ import yaml
 
 from align.config_errors import UserError, missing_file
 
+# Values that a file may unfold to: aliases of aliases make a few lines into billions.
+MAX_VALUES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: 1e-6 is a number, `no` is text; a key written twice is an error."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document's node; YAMLError where its aliases unfold to too much or to themselves."""
+        node = super().get_single_node()
+        _unfolded(node, {})
+        return node
+
+
+def _unfolded(node: Any, sizes: dict[int, int]) -> int:
+    """Values below a node, those behind an alias counted every time."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise yaml.MarkedYAMLError(problem="holds itself", problem_mark=node.start_mark)
+        return sizes[id(node)]
+    sizes[id(node)] = 0  # until it is known
+    parts = [p for pair in node.value for p in (pair if isinstance(pair, tuple) else (pair,))]
+    total = 1 + sum(_unfolded(part, sizes) for part in parts)
+    if total > MAX_VALUES:
+        reason = f"unfolds to more than {MAX_VALUES} values"
+        raise yaml.MarkedYAMLError(problem=reason, problem_mark=node.start_mark)
+    sizes[id(node)] = total
+    return total
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -43,10 +70,19 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
+def load_yaml(text: str) -> Any:
+    """Return what a YAML text says; YAMLError for anything that is wrong with it."""
+    try:
+        return yaml.load(text, _Loader)
+    except (ValueError, TypeError, RecursionError) as error:
+        # A date that does not exist, a list as a key, brackets a thousand deep.
+        raise yaml.YAMLError(str(error).split("\n")[0]) from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loaded = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise missing_file("--config", str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -63,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_value(key: str, text: str) -> Any:
     """Return the value that `text` would be in the YAML file."""
     try:
-        return yaml.load(text, _Loader)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         reason = "is not valid YAML"
         raise UserError(f"--{key}", text, reason, "Quote it for the shell") from error

@@ -131,6 +131,8 @@ def gpu_table(
     shape, args = shape_of(module.lm), config.train.args
     extra = sum(p.numel() for p in module.parameters()) - shape.parameters
     stage = zero_stage(config)
+    critic = [] if module.critic is None else list(module.critic.parameters())
+    beside = sum(p.numel() for p in critic if p.requires_grad)
     passes = args.get("gradient_accumulation_steps", 1)
     recompute = bool(args.get("gradient_checkpointing"))
     rows = min(work.predicted / passes, CHUNK_BYTES / 4 / shape.vocabulary)
@@ -146,11 +148,17 @@ def gpu_table(
         held = cost.held(
             shape, stage=stage, world=world, weight_bytes=2.0, tokens=work.tokens / passes,
             recompute=recompute, logit_rows=0 if config.method == "reward" else rows,
+            beside=beside,
         )  # fmt: skip
         weights = held.weights + 2.0 * extra / (world if stage >= 3 else 1)
         bytes_sent = cost.sent(
             shape, stage=stage, world=world, weight_bytes=2.0, passes=passes, readings=readings
         )
+        if critic:  # read and stepped like the policy
+            bytes_sent += cost.sent(
+                shape, stage=stage, world=world, weight_bytes=2.0, passes=passes,
+                readings=2 + recompute,
+            )  # fmt: skip
         total = held.total + 2.0 * extra / (world if stage >= 3 else 1)
         lines.append(
             f"  {world:>4} | {weights / _GIB:12.2f} {held.gathered / _GIB:9.2f} "

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from align.policy_module import PolicyModule
 
 _MIB = 1 << 20
-# Bytes of a quantised weight with its scales.
-_QUANTISED = {"4bit": 0.55, "8bit": 1.0}
+# Bytes of a quantised weight with its scales: a float32 for 64 weights, for a row of them.
+_QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 
 
 def size_lines(config: Config, module: PolicyModule | None) -> list[str]:
@@ -46,16 +46,33 @@ def count(module: Any, trained: bool = False) -> int:
 def memory(config: Config, module: PolicyModule) -> tuple[float, float]:
     """Return bytes of (weights, gradients and Adam's two moments).
 
-    Moments and gradients have the type of their weights; adapters are float32 on any base.
+    Moments and gradients have the type of their weights; adapters are float32 on any base. Of a
+    k-bit base the linear layers are quantised; embeddings, norms and heads are float32.
     """
     from align.policy_loading import dtype_of
 
     own = float(dtype_of(config).itemsize)
     trained_type = own if config.policy.lora is None else 4.0
-    frozen_type = _QUANTISED.get(config.policy.quantization or "", own)
     trained = count(module, trained=True)
-    weights = trained * trained_type + (count(module) - trained) * frozen_type
+    frozen = count(module) - trained
+    weights = trained * trained_type + frozen * own
+    if config.policy.quantization:
+        packed = linear_weights(module)
+        weights = trained * trained_type + (frozen - packed) * 4.0
+        weights += packed * _QUANTISED[config.policy.quantization]
     return weights, 3 * trained * trained_type
+
+
+def linear_weights(module: Any) -> int:
+    """Return the number of frozen weights that a k-bit base would quantise."""
+    heads = ("lm_head", "embed_out", "score", "classifier", "value_head")
+    return sum(
+        part.weight.numel()
+        for name, part in module.named_modules()
+        if type(part).__name__ in ("Linear", "Conv1D")
+        and not part.weight.requires_grad
+        and not any(head in name.split(".") for head in heads)
+    )
 
 
 def meta_module(config: Config, vocabulary: int | None) -> PolicyModule | None:
@@ -95,7 +112,10 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
 
     from align.checkpoints import is_adapter
     from align.fresh import fresh_config
+    from align.model_safety import code_options
+    from align.policy_loading import permit
 
+    permit(config)
     if path is None:
         return None if vocabulary is None else fresh_config(config, vocabulary)
     if not Path(path).exists() and path.startswith(config.demo.root):
@@ -104,7 +124,7 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
         from peft import PeftConfig
 
         path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
-    return AutoConfig.from_pretrained(path)
+    return AutoConfig.from_pretrained(path, **code_options(path, "policy.path"))
 
 
 def _body(shape: Any, heads: int) -> Any:

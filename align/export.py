@@ -17,6 +17,7 @@ from typing import Any
 
 from align.checkpoints import default_device, find_model, load_causal_lm, max_positions
 from align.config_errors import UserError
+from align.model_safety import add_options, allow_as_asked
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOLERANCE = 1e-5
@@ -218,12 +219,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=DTYPES, help="default: as stored")
     p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
     p.add_argument("--overwrite", action="store_true", help="replace a non-empty output")
+    add_options(p)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
+    allow_as_asked(args)
     make = export if args.checkpoint is None else export_checkpoint
     report = make(
         args.checkpoint or args.model, args.output, dtype=args.dtype, overwrite=args.overwrite,

@@ -115,9 +115,10 @@ def fresh_tokenizer(config: Config) -> Any:
     from transformers import AutoTokenizer
 
     from align.data.tokenizer import learn_tokenizer
+    from align.model_safety import code_options
 
-    if config.pretrain.tokenizer:
-        return AutoTokenizer.from_pretrained(config.pretrain.tokenizer)
+    if path := config.pretrain.tokenizer:
+        return AutoTokenizer.from_pretrained(path, **code_options(path, "pretrain.tokenizer"))
     texts = itertools.islice(training_texts(config), _TEXTS_READ)
     learned = learn_tokenizer(
         texts,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config_errors import UserError
 from align.distributed import zero3
+from align.model_safety import check_weights
 from align.policy_module import CRITIC_ADAPTER
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
     }
     try:
         if lora.path and not fresh:
+            check_weights(lora.path, "policy.lora.path")
             adapted: Any = PeftModel.from_pretrained(model, lora.path, is_trainable=True)
         else:
             adapted = get_peft_model(model, LoraConfig(**settings))
@@ -57,6 +59,18 @@ def adapt(model: Any, config: Config, *, critic_adapter: bool = False, fresh: bo
             ) from error
         raise _bad_targets(lora.target_modules, first_line(error)) from error
     return adapted
+
+
+def exact_4bit(model: Any) -> None:
+    """Keep a 4-bit base as it was quantised, on CPUs with bfloat16 instructions too.
+
+    There bitsandbytes (0.50) packs a layer's weights anew at its first pass without gradients and
+    rounds their scales: the base would change under way, and rows must be multiples of 64.
+    https://github.com/bitsandbytes-foundation/bitsandbytes/blob/main/bitsandbytes/nn/modules.py
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _refuse_unused(asked: str | list[str], adapted: Any) -> None:
@@ -81,6 +95,7 @@ def merged_adapter(model: Any, adapter: str) -> Any:
             "policy.lora.path", adapter, "cannot be merged while ZeRO-3 shards the weights",
             "Give the adapter's folder as policy.path, which is merged first",
         )  # fmt: skip
+    check_weights(adapter, "policy.lora.path")
     merged: Any = PeftModel.from_pretrained(model, adapter)
     return merged.merge_and_unload()
 

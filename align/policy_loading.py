@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from align.checkpoints import (
+    adapter_options,
     check_adapter_base,
     is_adapter,
     read_tokenizer,
@@ -19,10 +22,11 @@ from align.checkpoints import (
 )
 from align.config_errors import UserError
 from align.config_parallel import tensor_parallel
-from align.distributed import from_rank_zero, gathered, without_zero3
+from align.distributed import from_rank_zero, gathered, rank, without_zero3, zero3
 from align.files import fingerprint
 from align.heads import find_head, zero_head
-from align.policy_adapters import adapt, first_line
+from align.model_safety import allow, code_options, weight_options
+from align.policy_adapters import adapt, exact_4bit, first_line
 from align.policy_module import base_model, body_of
 from align.tokenizer_identity import tokenizer_fingerprint
 
@@ -43,6 +47,7 @@ def starting_path(config: Config) -> str:
     """
     from align.fresh import made_once, make_fresh
 
+    permit(config)
     path, run_dir = config.policy.path, Path(config.train.output_dir)
     if path is None:
         with without_zero3():  # made on rank 0 alone
@@ -54,6 +59,21 @@ def starting_path(config: Config) -> str:
     return path
 
 
+def permit(config: Config) -> None:
+    """Let the models that the configuration names bring what it allows, and say so on rank 0."""
+    policy, run_dir = config.policy, Path(config.train.output_dir)
+    lora = policy.lora.path if policy.lora else None
+    paths = [policy.path, lora, config.ppo.critic_path]
+    for path in [p for p in paths if p and is_adapter(p)]:
+        base = json.loads((Path(path) / "adapter_config.json").read_text("utf-8"))
+        paths.append(base.get("base_model_name_or_path"))
+    said = allow(paths, pickle=policy.allow_pickle, code=policy.trust_remote_code)
+    # A model merged from such an adapter keeps its code.
+    allow([str(run_dir / "base")], pickle=False, code=policy.trust_remote_code)
+    for line in said if rank() == 0 else ():
+        print(f"[align] {line}", flush=True)
+
+
 def _merge_to(folder: Path, adapter: str) -> None:
     """Write base plus adapter to `folder`."""
     from peft import AutoPeftModelForCausalLM
@@ -61,8 +81,10 @@ def _merge_to(folder: Path, adapter: str) -> None:
     check_adapter_base(adapter, "policy.path")
     with without_zero3():
         try:
-            model: Any = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
-            tokenizer = read_tokenizer(tokenizer_folder(Path(adapter)))
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(
+                adapter, dtype=torch.float32, **adapter_options(adapter, "policy.path")
+            )
+            tokenizer = read_tokenizer(tokenizer_folder(Path(adapter)), "policy.path")
         except (OSError, ValueError, KeyError) as error:
             reason = f"is an adapter that cannot be loaded on its base ({first_line(error)})"
             fix = "Check base_model_name_or_path in its adapter_config.json"
@@ -75,8 +97,9 @@ def load_tokenizer(path: str, config: Config) -> Any:
     """The tokenizer with pad token and chat template; plain for pre-training."""
     from align.chat import prepare_tokenizer
 
+    permit(config)
     try:
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, "policy.path")
     except (OSError, ValueError, KeyError) as error:
         reason = f"has no usable tokenizer ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Save it beside the model") from error
@@ -100,11 +123,14 @@ def load_body(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    permit(config)
+    field = "ppo.critic_path" if path == config.ppo.critic_path else "policy.path"
+    options = weight_options(path, field)
     try:
-        shape = AutoConfig.from_pretrained(path)
+        shape = AutoConfig.from_pretrained(path, **code_options(path, field))
         dropout = config.pretrain.dropout if config.method == "pretrain" else 0.0
         set_dropout(shape, dropout)
-        kwargs: dict[str, Any] = {"config": shape, "dtype": dtype_of(config)}
+        kwargs: dict[str, Any] = {"config": shape, "dtype": dtype_of(config), **options}
         if config.policy.attn_implementation:
             kwargs["attn_implementation"] = config.policy.attn_implementation
         if config.policy.quantization and not whole:
@@ -125,6 +151,7 @@ def load_body(
         reason = f"cannot be loaded ({first_line(error)})"
         raise UserError("policy.path", path, reason, "Check that the folder is complete") from error
     _refuse_missing(info["missing_keys"], model, path, heads)
+    exact_4bit(model)
     model.config.use_cache = False
     return model
 
@@ -145,8 +172,9 @@ def trained_heads(path: str, wanted: int = 0) -> int:
     """
     from transformers import AutoConfig
 
+    options = code_options(path, "policy.path")
     try:
-        shape = AutoConfig.from_pretrained(path)
+        shape = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError):
         return 0  # loading says what is wrong
     if not any("SequenceClassification" in a for a in shape.architectures or []):
@@ -184,7 +212,7 @@ def original_settings(path: str, shape: Any) -> dict[str, Any]:
     """What loading changed in a configuration, as it stands in `path`; only names `shape` has."""
     from transformers import AutoConfig
 
-    original = AutoConfig.from_pretrained(path)
+    original = AutoConfig.from_pretrained(path, **code_options(path, "policy.path"))
     restored = {n: getattr(original, n, 0.0) for n in dropout_names(shape)}
     return restored | {"use_cache": getattr(original, "use_cache", True)}
 
@@ -192,6 +220,12 @@ def original_settings(path: str, shape: Any) -> dict[str, Any]:
 def _quantization(config: Config) -> Any:
     from transformers import BitsAndBytesConfig
 
+    if zero3():
+        raise UserError(
+            "policy.quantization", config.policy.quantization,
+            "cannot be used while ZeRO-3 shards the weights: k-bit weights are not partitioned",
+            "Use DDP or ds_configs/accelerate_zero2.yaml: a k-bit base is small, or null",
+        )  # fmt: skip
     try:
         import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -200,6 +234,8 @@ def _quantization(config: Config) -> Any:
             "pip install 'align[quantize]'",
         ) from error  # fmt: skip
     if config.policy.quantization == "8bit":
+        # A line at every product: int8 takes its inputs through float16, which the docs say.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype_of(config)
@@ -247,7 +283,7 @@ def load_critic(path: str, config: Config, lm: Any, tokenizer: Any) -> dict[str,
     trained = trained_heads(source)
     critic = load_body(source, config, heads=trained or 1)
     if source != path:
-        theirs = tokenizer_fingerprint(read_tokenizer(source))
+        theirs = tokenizer_fingerprint(read_tokenizer(source, "ppo.critic_path"))
         if theirs != (ours := tokenizer_fingerprint(tokenizer)):
             raise UserError(
                 "ppo.critic_path", source, "has another tokenizer than the policy "

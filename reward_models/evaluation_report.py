@@ -48,6 +48,7 @@ svg .band { opacity: .18; stroke: none; }
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>

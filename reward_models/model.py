@@ -11,6 +11,7 @@ from align.checkpoints import read_tokenizer
 from align.config_errors import UserError
 from align.files import write_atomic
 from align.heads import base_of, find_head, init_head
+from align.model_safety import check_weights, weight_options
 from align.records import RecordError
 from reward_models.contract import (
     Contract,
@@ -107,7 +108,9 @@ def _tokenizer(path: Path) -> Any:
     from align.chat import stop_ids
 
     try:
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, "path")
+    except UserError:
+        raise
     except Exception as error:  # every format has its own: OSError, ValueError, pyo3's Exception
         reason = f"has no usable tokenizer: {_line(error)}"
         raise UserError("path", str(path), reason, "Save the tokenizer beside the model") from None
@@ -156,6 +159,7 @@ def _from_pretrained(path: str, dtype: Any, **more: Any) -> tuple[Any, list[str]
     """(model, keys that the checkpoint lacks); the library would fill them at random."""
     from transformers import AutoModelForSequenceClassification
 
+    more |= weight_options(path, "path")
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, output_loading_info=True, **more
@@ -170,6 +174,7 @@ def _load_adapter(path: Path, dtype: Any, contract: Contract | None) -> Any:
     """The base model with the adapter merged; the head is the adapter's."""
     from peft import PeftConfig, PeftModelForSequenceClassification
 
+    check_weights(path, "path")
     try:
         config = PeftConfig.from_pretrained(str(path))
     except Exception as error:

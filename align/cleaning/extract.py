@@ -10,6 +10,8 @@ from typing import Any
 from align.cleaning.decoding import declared, decode
 from align.cleaning.optional import package
 
+# More than this is no page: what would unpack to gigabytes is not held.
+PAGE_BYTES = 64 << 20
 _HIDDEN = re.compile(
     r"<(script|style|noscript|template|svg)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE
 )
@@ -82,10 +84,21 @@ def _page(record: Any) -> tuple[str, str | None, bytes]:
     match = re.search(r"charset=[\"']?([\w.:-]+)", kind, re.IGNORECASE)
     charset = match[1] if match else None
     if "html" in kind.lower():
-        return "html", charset, record.content_stream().read()
+        return _content("html", charset, record)
     if kind.lower().startswith("text/plain"):
-        return "text", charset, record.content_stream().read()
+        return _content("text", charset, record)
     return "not_a_page", None, b""
+
+
+def _content(kind: str, charset: str | None, record: Any) -> tuple[str, str | None, bytes]:
+    """The answer, unpacked as its headers say, or "page_too_large" without it."""
+    stream, parts, size = record.content_stream(), [], 0
+    while part := stream.read(1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > PAGE_BYTES:
+            return "page_too_large", None, b""
+    return kind, charset, b"".join(parts)
 
 
 def pdf_text(raw: bytes) -> str | None:

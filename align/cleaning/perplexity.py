@@ -88,9 +88,12 @@ class LanguageModel:
     def __init__(self, folder: str, tokens: int = 512) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from align.model_safety import code_options, weight_options
+
+        code, options = code_options(folder, "perplexity"), weight_options(folder, "perplexity")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **code)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
         except (OSError, ValueError) as error:
             raise UserError(
                 "perplexity",

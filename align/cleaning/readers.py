@@ -18,7 +18,7 @@ from align.cleaning import extract
 from align.cleaning.decoding import by_mark, decode, decode_all, guess, is_binary
 from align.cleaning.settings import Settings
 from align.cleaning.sources import InputFile, Unit
-from align.cleaning.streams import DAMAGE, line_blocks, line_offsets, open_bytes
+from align.cleaning.streams import DAMAGE, LINE_BYTES, line_blocks, line_offsets, open_bytes
 from align.config_errors import UserError
 
 HEAD_BYTES = 64 << 10
@@ -142,7 +142,14 @@ class Reader:
 
     def _wide_lines(self, file: InputFile, mark: str) -> Iterator[Place]:
         with open_bytes(file.path) as stream:
-            for number, line in enumerate(io.TextIOWrapper(stream, mark, errors="replace")):
+            text, number = io.TextIOWrapper(stream, mark, errors="replace"), -1
+            while line := text.readline(LINE_BYTES):
+                number += 1
+                if len(line) == LINE_BYTES and not line.endswith("\n"):
+                    self.refuse(file, number, "line_too_long", "")
+                    while (rest := text.readline(LINE_BYTES)) and not rest.endswith("\n"):
+                        pass
+                    continue
                 yield number, line.rstrip("\n").removeprefix("\ufeff")
 
     def whole(self, file: InputFile, unit: Unit) -> Iterator[Place]:

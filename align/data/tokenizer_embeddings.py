@@ -42,13 +42,16 @@ def extend_model(
         return False
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from align.model_safety import code_options, weight_options
+
+    options = weight_options(path, "tokenizer.extend")
     try:
-        shape = AutoConfig.from_pretrained(path)
+        shape = AutoConfig.from_pretrained(path, **code_options(path, "tokenizer.extend"))
         names = shape.architectures or []
         if names and not any("CausalLM" in n or "LMHead" in n for n in names):
             reason = f"is no causal language model ({names[0]})"
             raise UserError("tokenizer.extend", path, reason, "Give one, or a tokenizer's folder")
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto", **options)
     except (OSError, ValueError, KeyError) as error:
         reason = f"holds a model that cannot be loaded ({str(error).strip().splitlines()[0]})"
         fix = "Check that the folder is complete"

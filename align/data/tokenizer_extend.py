@@ -283,7 +283,7 @@ def _tell_of_auto(
     """
     from transformers import AutoTokenizer
 
-    auto = AutoTokenizer.from_pretrained(str(target))
+    auto = AutoTokenizer.from_pretrained(str(target), trust_remote_code=False)
     for text in texts:
         ids = [t(text, add_special_tokens=False, verbose=False) for t in (auto, tokenizer)]
         if ids[0]["input_ids"] != ids[1]["input_ids"]:

@@ -14,6 +14,7 @@ from align.config_errors import NO_VALUE, UserError
 from align.evaluation import metrics
 from align.evaluation.options import add_decoding, decoding_of
 from align.evaluation.sampling import Decoding, Outputs, fitting, load_reward, sample, score
+from align.model_safety import allow_as_asked
 from align.records import Prompt, messages_json, write_jsonl
 
 
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
+    allow_as_asked(args)
     from align.data.prompts import load_prompts
     from align.evaluation.judges import load_judge
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.config_errors import NO_VALUE, UserError
+from align.model_safety import add_options, allow_as_asked
 
 if TYPE_CHECKING:
     from align.evaluation.decoding import Sampling
@@ -41,12 +42,14 @@ def parser() -> argparse.ArgumentParser:
         "--stream", action=argparse.BooleanOptionalAction, default=None,
         help="show text as it comes; default: where there is one completion to show",
     )  # fmt: skip
+    add_options(p)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
+    allow_as_asked(args)
     check_options(args)
     prompts = [args.prompt] if args.prompt is not None else []
     if args.prompts:

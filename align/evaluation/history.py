@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from align.config_yaml import load_yaml
 from align.report.run import read_lines
 
 REWARD_KEYS = ("eval_score/mean", "eval_reward", "score/mean")
@@ -53,7 +54,7 @@ def cost(run_dir: Path) -> dict[str, Any]:
 def config_value(run_dir: Path, dotted: str) -> Any:
     """A value of a run's config.yaml by its dotted name, or None."""
     try:
-        value: Any = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        value: Any = load_yaml((run_dir / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
     for part in dotted.split("."):

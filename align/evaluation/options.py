@@ -9,6 +9,7 @@ from pathlib import Path
 from align.config_errors import NO_VALUE, UserError
 from align.evaluation.history import config_value
 from align.evaluation.sampling import Decoding
+from align.model_safety import add_options
 
 
 def add_decoding(p: argparse.ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def add_decoding(p: argparse.ArgumentParser) -> None:
     p.add_argument("--top_p", type=float, default=1.0)
     p.add_argument("--top_k", type=int, default=0)
     p.add_argument("--batch_size", type=_at_least_one, default=32)
+    add_options(p)
 
 
 def decoding_of(args: argparse.Namespace) -> Decoding:
@@ -46,7 +48,8 @@ def from_runs(run_dirs: Sequence[Path], keys: Sequence[str], option: str) -> str
     """A path that one of the runs' config.yaml names, so that the option may be left out.
 
     A list (the `rewards` section) must have one item; `auto` for a reward is the demo's reward
-    model. Raises UserError, naming the option, when no run says it.
+    model. Raises UserError, naming the option, when no run says it, or when it is Python code: a
+    run folder may be somebody else's, and what it names must not run.
     """
     for run_dir in run_dirs:
         for key in keys:
@@ -56,9 +59,15 @@ def from_runs(run_dirs: Sequence[Path], keys: Sequence[str], option: str) -> str
             if value == "auto" and option == "reward":
                 root = config_value(run_dir, "demo.root")
                 value = str(Path(root) / "reward" / "final") if root else None
-            exists = isinstance(value, str) and (Path(value).exists() or ":" in value)
-            if isinstance(value, str) and exists:
+            if not isinstance(value, str):
+                continue
+            if Path(value).exists():
                 return value
+            if option == "reward" and ":" in value:
+                reason = f"is needed: {run_dir}/config.yaml names code or a server ({value})"
+                raise UserError(
+                    f"--{option}", NO_VALUE, reason, f"if you trust it: --reward {value}"
+                )
     raise UserError(
         f"--{option}", NO_VALUE, "is needed: no run's config.yaml names an existing one",
         f"give --{option} PATH",

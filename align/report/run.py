@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from align.config_yaml import load_yaml
 from align.report import charts, glossary
 from align.report.page import sample_store, write_page
 from align.report.tokenizer import tokenizer_content
@@ -210,7 +211,7 @@ def _json(path: Path) -> Any:
 
 def _yaml(path: Path) -> dict:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return {}
     return value if isinstance(value, dict) else {}

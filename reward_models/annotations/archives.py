@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -197,6 +198,8 @@ def _members(path: Path, encoding: str | None, skipped: list[Skipped]) -> Iterat
         shown = _member_name(info, encoding)
         parts = shown.replace("\\", "/").split("/")
         reason = next((r for part in parts[:-1] if (r := _hidden(part))), None)
+        if stat.S_ISLNK(info.external_attr >> 16):
+            reason = "a link"  # its text is a path, which nobody follows
         reason = reason or _why_not(parts[-1], zips=False)
         if parts[-1].lower().endswith((".zip", ".zip.gz")):
             raise UserError(
@@ -237,6 +240,11 @@ def check_sizes(name: str, infos: list[zipfile.ZipInfo], packed: int) -> None:
     total = sum(info.file_size for info in infos)
     if len(infos) > MAX_MEMBERS:
         _refuse(name, f"holds over {MAX_MEMBERS} files", "Unpack it and give the folder")
+    check_ratio(name, total, packed)
+
+
+def check_ratio(name: str, total: int, packed: int) -> None:
+    """Refuses what unpacks to very much, or to very many times its size. Both in bytes."""
     if total > MAX_UNPACKED:
         _refuse(name, f"unpacks to {total >> 30} GiB", "Unpack it and give the files")
     if total > RATIO_FROM and total > MAX_RATIO * packed:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gzip
 import io
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import Any
 
 from align.config_errors import UserError
-from reward_models.annotations.archives import BROKEN, check_sizes
+from reward_models.annotations.archives import BROKEN, check_ratio, check_sizes
 from reward_models.annotations.intake import Row
 from reward_models.annotations.tables import (
     HEADER_WITHIN,
@@ -33,7 +33,11 @@ def seekable(file: Any, name: str) -> Any:
         return file
     copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the last reference to it)
     try:
-        shutil.copyfileobj(file, copy)
+        while part := file.read(1 << 20):
+            copy.write(part)
+            # Members of a zip have been measured; how much a .gz holds shows only here.
+            if isinstance(file, gzip.GzipFile):
+                check_ratio(name, copy.tell(), file.fileobj.tell())  # type: ignore[union-attr]
     except BROKEN as error:
         raise UserError("input", name, f"cannot be read: {error}", "Check the file") from None
     copy.seek(0)

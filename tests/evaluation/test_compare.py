@@ -188,7 +188,8 @@ def test_options_come_from_a_runs_config(tmp_path):
     text = f"eval: {{prompts: {tmp_path}/p.jsonl}}\nrewards: [{{kind: function, path: 'm:f'}}]\n"
     (tmp_path / "config.yaml").write_text(text)
     assert options.from_runs([tmp_path], ["eval.prompts"], "prompts") == f"{tmp_path}/p.jsonl"
-    assert options.from_runs([tmp_path], ["rewards"], "reward") == "m:f"
+    with pytest.raises(UserError, match="names code or a server"):  # which a folder may not start
+        options.from_runs([tmp_path], ["rewards"], "reward")
     assert options.seeds("3,1") == [3, 1]
 
 
