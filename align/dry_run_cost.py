@@ -144,6 +144,9 @@ def gpu_table(
         "  GPUs | GiB: weights  gathered  gradients  optimizer  activations  in all | sent a step "
         "| seconds: computing  sending",
     ]
+    if config.method == "ppo" and stage >= 3:
+        lines.insert(1, f"  while it samples a process holds the whole policy as well: "
+                     f"{2.0 * shape.parameters / _GIB:.1f} GiB")  # fmt: skip
     for world in worlds:
         held = cost.held(
             shape, stage=stage, world=world, weight_bytes=2.0, tokens=work.tokens / passes,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,20 +35,13 @@ from align.train.batches import FILLER, GroupDataset, StepBatches
 from align.train.checkpoint_files import COMPLETE, newest
 from align.train.guard import Guard, GuardCallback
 from align.train.halt import Halt, measured_or_halted, next_batches
-from align.train.meter import Meter, Stats
+from align.train.meter import Meter, Objective
 from align.train.resume import restore, write_state
 from align.train.schedule import Scheduled
 
 if TYPE_CHECKING:
     from align.config import Config
     from align.policy import Policy
-
-
-class Objective(NamedTuple):
-    """total: sum of the losses, a scalar on the graph. stats: figures to log."""
-
-    total: Tensor
-    stats: Stats
 
 
 class AlignTrainer(Scheduled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,13 @@ from align.distributed import gather_objects, sum_over_ranks
 
 Stats = Mapping[str, tuple[Tensor | float, Tensor | float]]
 """name -> (sum, count); the logged figure is Σ sums / Σ counts over micro-batches and ranks."""
+
+
+class Objective(NamedTuple):
+    """total: sum of the losses, a scalar on the graph. stats: figures to log."""
+
+    total: Tensor
+    stats: Stats
 
 
 class Meter:

@@ -25,8 +25,9 @@ from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.rewards import make_reward
 from align.train import examples
-from align.train.base import AlignTrainer, Objective
+from align.train.base import AlignTrainer
 from align.train.batches import FILLER, GroupDataset, pieces
+from align.train.meter import Objective
 from align.train.ppo_evaluation import evaluate_prompts
 from align.train.ppo_prompts import load_prompt_items
 from align.train.ppo_state import Clock, Ema, Position, StepEnd, dropout_off

@@ -18,7 +18,8 @@ from align.config_errors import UserError
 from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.train import examples
-from align.train.base import AlignTrainer, Objective
+from align.train.base import AlignTrainer
+from align.train.meter import Objective
 from align.train.reference_cache import cache_reference
 from align.train.runner import callbacks, run_training, training_arguments, write_counts
 

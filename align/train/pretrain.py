@@ -21,7 +21,7 @@ from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.train import batches as cut
 from align.train import pretrain_data
-from align.train.base import Objective
+from align.train.meter import Objective
 from align.train.overfit import OverfitWatch
 from align.train.pretrain_data import Loaded, MixtureBatches
 from align.train.runner import callbacks, run_training, training_arguments, write_counts

@@ -30,7 +30,8 @@ from align.heads import find_head, head_parts
 from align.policy import Policy
 from align.policy_module import base_model
 from align.train import examples
-from align.train.base import AlignTrainer, Objective
+from align.train.base import AlignTrainer
+from align.train.meter import Objective
 from align.train.reward_inputs import COUNTED, RATED, RATING, Scale, column, scale_of
 from align.train.runner import (
     callbacks,

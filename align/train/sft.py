@@ -13,7 +13,8 @@ from align import losses
 from align.groups import GroupBatch, TokenGroup
 from align.policy import Policy
 from align.train import examples
-from align.train.base import AlignTrainer, Objective
+from align.train.base import AlignTrainer
+from align.train.meter import Objective
 from align.train.runner import callbacks, run_training, training_arguments, write_counts
 
 if TYPE_CHECKING:

@@ -65,7 +65,13 @@ def test_the_cost_follows_the_batch_and_the_passes(empty, capsys):
 
 def test_zero_stages_in_the_cost(empty, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    assert "ZeRO stage 3" in cost_of(capsys, "sft")
+    whole = "while it samples a process holds the whole policy as well"
+    text = cost_of(capsys, "sft")
+    assert "ZeRO stage 3" in text
+    assert whole not in text
+    assert whole in cost_of(capsys, "ppo")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    assert whole not in cost_of(capsys, "ppo")
 
 
 @pytest.mark.parametrize("recipe", rr.TRAINING)
