@@ -128,10 +128,10 @@ def _execute(config: Config, argv: list[str]) -> int:
         metrics = _train(config)
     except BaseException as error:
         stopped = isinstance(error, StopRequested)
-        end_watch(None if stopped else error)
+        lost = end_watch(None if stopped else error)
         if writes:
-            reason = "stopped by a signal" if stopped else f"{type(error).__name__}: {error}"
-            ended = {"ended": now(), "stopped": stopped, "error": None if stopped else reason}
+            reason = None if stopped else lost or f"{type(error).__name__}: {error}"
+            ended = {"ended": now(), "stopped": stopped, "error": reason}
             with suppress(OSError):  # a full disk has been reported
                 write_manifest(run_dir, manifest | ended)
             _report(run_dir)
@@ -209,12 +209,16 @@ def actual_world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def end_watch(error: BaseException | None) -> None:
-    """End the watch over the other ranks, and tell them the error that ends this one."""
-    if "align.train.watch" in sys.modules:
-        from align.train import watch
+def end_watch(error: BaseException | None) -> str | None:
+    """End the watch over the other ranks, and tell them the error that ends this one.
 
-        watch.stop() if error is None else watch.failed(error)
+    Returns what is known of a rank whose loss was the cause.
+    """
+    if "align.train.watch" not in sys.modules:
+        return None
+    from align.train import watch
+
+    return watch.stop() if error is None else watch.failed(error)
 
 
 def leave_group() -> None:

@@ -123,10 +123,10 @@ class Watch:
         time.sleep(4 * GRACE_S if self._over.wait(GRACE_S) else 0)
         os._exit(1)
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> str | None:
         """Tell the others why this rank ends; after a broken connection find out whose end it was.
 
-        Returns when they know, after a few seconds.
+        Returns what is known of a lost rank, when the others have been told: a few seconds.
         """
         try:
             if _is_broken_connection(error):
@@ -139,7 +139,8 @@ class Watch:
             if self.me == 0:  # the store goes with this process
                 self._wait(3 * BEAT_S, self._all_ended)
         except Exception:
-            return  # rank 0 has gone, and its store
+            pass  # rank 0 has gone, and its store
+        return self.verdict
 
     def _all_ended(self) -> bool:
         return all(b == _ENDED for b in self.store.multi_get([f"beat/{r}" for r in self.others]))
@@ -206,10 +207,9 @@ def _store(host: str, port: int) -> Any:
     return _held[0] if rank() == 0 else TCPStore(host, port, is_master=False, timeout=limit)
 
 
-def failed(error: BaseException) -> None:
-    """Tell the other ranks that this one ends with an error."""
-    if _watch is not None:
-        _watch.failed(error)
+def failed(error: BaseException) -> str | None:
+    """Tell the other ranks that this one ends with an error; what is known of a lost rank."""
+    return None if _watch is None else _watch.failed(error)
 
 
 def stop() -> None:

@@ -38,6 +38,8 @@ def test_a_rank_that_is_killed_ends_the_launch(tmp_path, fault, method, launcher
     said = re.search(rf"\[rank {1 - number}\] (.*); stopping", running.out)
     assert said, running.out
     assert f"rank {number} on {socket.gethostname()} (pid {victim.pid}) has" in said[1]
+    if number:  # the manifest is rank 0's
+        assert processes.runs.manifest(tmp_path / "run")["error"] == said[1]
 
 
 def test_a_rank_that_fails_is_named_with_its_error_by_the_others(tmp_path, fault):
