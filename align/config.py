@@ -20,7 +20,7 @@ import yaml
 from align import config_checks, config_files, config_own_data, config_parse, config_pretrain
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
-from align.config_secrets import check_secrets
+from align.config_secrets import check_secrets, check_texts
 from align.config_yaml import assign, parse_value, read_yaml
 
 __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "parse_argv"]
@@ -154,9 +154,10 @@ def load_config(method: str, argv: list[str]) -> Config:
     arguments = parse_argv(argv)
     path = Path(arguments.file) if arguments.file else DEFAULT_FILE
     raw = read_yaml(path)
-    check_secrets(raw)
-    for key, text in arguments.overrides:
-        check_secrets({key: parse_value(key, text)})
+    given = [raw, *({key: parse_value(key, text)} for key, text in arguments.overrides)]
+    for tree in given:
+        check_secrets(tree)
+        check_texts(tree)
     resolve_paths(raw, path.parent)
     overlays = raw.pop("per_method", None) or {}
     for key, text in arguments.overrides:

@@ -1,4 +1,4 @@
-"""Tokens, passwords and keys have no place in a configuration: a run writes all of it down."""
+"""What has no place in a configuration: secrets, which a run would write down, and odd texts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def check_secrets(tree: Any, prefix: str = "") -> None:
         if isinstance(value, str):
             for part in _secrets_in_urls(value):
                 raise UserError(field, NO_VALUE, f"holds a {part}, which {written}", _FIX)
+
+
+def check_texts(tree: Any, prefix: str = "") -> None:
+    """Raise UserError for a text that no file name can hold: a zero byte, half a character."""
+    for field, _, value in _leaves(tree, prefix):
+        if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+            reason = "holds a zero byte or is not valid Unicode"
+            raise UserError(field.replace("\0", ""), NO_VALUE, reason, "Remove it")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _secrets_in_urls(text: str) -> Iterator[str]:

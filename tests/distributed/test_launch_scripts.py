@@ -44,7 +44,7 @@ def test_a_script_parses_and_may_be_run(script):
 
 
 def test_the_kubernetes_job_says_what_the_launcher_needs():
-    service, job = yaml.safe_load_all((LAUNCH / "k8s.yaml").read_text("utf-8"))
+    service, job = yaml.safe_load((LAUNCH / "k8s.yaml").read_text("utf-8"))["items"]
     spec = job["spec"]
     assert (service["kind"], service["spec"]["clusterIP"], job["kind"]) == (
         "Service", "None", "Job",

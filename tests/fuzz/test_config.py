@@ -45,7 +45,7 @@ FILES = (
 WORDS = st.tuples(st.sampled_from(DOTTED) | TEXTS, VALUES.map(yaml.safe_dump) | TEXTS)
 
 
-@sizes(150)
+@sizes(100, 12_000)
 def test_any_configuration_is_one_or_is_refused(examples, tmp_path, monkeypatch, fault):
     fault("any configuration file or override", "a valid configuration or a refusal")
     monkeypatch.chdir(tmp_path)

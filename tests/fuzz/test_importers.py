@@ -32,7 +32,7 @@ def test_every_format_has_a_sample():
     assert set(SAMPLES) == set(BY_NAME)
 
 
-@sizes(400, 30_000)
+@sizes(200, 15_000)
 def test_damaged_rows_are_used_or_dropped_under_a_reason(examples, fault):
     fault("damaged or hostile annotation rows", "used or counted as dropped, never a traceback")
 
@@ -79,7 +79,7 @@ def as_bytes(kind: str, rows: list, cut: int, junk: bytes) -> bytes:
     return raw[:at] + junk + raw[at + len(junk) :] if junk else raw[: at or None]
 
 
-@sizes(80, 10_000)
+@sizes(40, 4_000)
 def test_damaged_files_are_imported_or_refused(examples, tmp_path, fault):
     fault("damaged files and archives of annotations", "counts or a refusal, never a traceback")
 
@@ -105,7 +105,7 @@ def test_damaged_files_are_imported_or_refused(examples, tmp_path, fault):
     hold(examples, check, rows, kinds, st.integers(0, 10**6), st.binary(max_size=6), suffixes)
 
 
-@sizes(200, 10_000)
+@sizes(80, 4_000)
 def test_anything_has_a_known_format_or_none(examples):
     def check(rows):
         assert {found.format.name for found in fitting(rows)} <= set(BY_NAME)

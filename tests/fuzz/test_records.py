@@ -84,7 +84,7 @@ def mutated(good) -> st.SearchStrategy:
     return one(good) | one(good).flatmap(one)
 
 
-@sizes(300)
+@sizes(200, 20_000)
 def test_any_value_is_a_record_or_is_refused(examples, fault):
     fault("any JSON value as a record", "a record that comes back the same, or a counted reject")
 
@@ -102,7 +102,7 @@ def test_any_value_is_a_record_or_is_refused(examples, fault):
     hold(examples, check, st.one_of(kinds))
 
 
-@sizes(150)
+@sizes(100, 12_000)
 def test_texts_have_a_key_or_are_refused(examples):
     def check(value, text):
         assert normalise_text(normalise_text(text)) == normalise_text(text)
