@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from align.checkpoint_files import COMPLETE, content_damage, marker_of
 from align.checkpoints import run_dir_of
 from align.config import Config, load_config
 from align.config_errors import UserError
@@ -47,14 +47,16 @@ def consolidate(checkpoint: str | Path, folder: str | Path) -> Config:
 
 def _check(checkpoint: Path, config: Config) -> None:
     """Refuse what was not finished, and a base that is no longer what training started from."""
-    marker = checkpoint / "complete.json"
-    if not marker.is_file():
-        reason = "was not finished: complete.json is missing"
+    marker = marker_of(checkpoint)
+    if marker is None:
+        reason = f"was not finished: {COMPLETE} is missing"
         raise UserError(FIELD, str(checkpoint), reason, "Give an earlier checkpoint")
+    if (wrong := content_damage(checkpoint)) is not None:
+        raise UserError(FIELD, str(checkpoint), f"is damaged: {wrong}", "Give an earlier one")
     if config.method == "pretrain" and config.pretrain.arch == "bert":
         reason = "is of a masked language model, which no server samples from"
         raise UserError(FIELD, str(checkpoint), reason, "Use final/ of the finished run")
-    base = json.loads(marker.read_text(encoding="utf-8")).get("inputs", {}).get("policy.path")
+    base = marker.get("inputs", {}).get("policy.path")
     if base and base["sha256"] and fingerprint(base["path"]) != base["sha256"]:
         reason = f"started from {base['path']}, which has changed or is gone"
         raise UserError(FIELD, str(checkpoint), reason, "Put the old contents back")

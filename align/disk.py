@@ -9,9 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from align.checkpoint_files import newest
 from align.config_errors import UserError
 from align.files import sync
-from align.train.checkpoint_files import newest
 
 _WHY = {
     errno.EACCES: "permission denied",

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from align import cost
+from align.checkpoint_files import newest
 from align.config_parallel import zero_stage
 from align.config_schema import Lora
 from align.disk import size
@@ -15,7 +16,6 @@ from align.dry_run_cost import lengths_of
 from align.dry_run_size import meta_module
 from align.launch_env import asked_world
 from align.model_shape import shape_of
-from align.train.checkpoint_files import newest
 
 if TYPE_CHECKING:
     from align.config import Config

@@ -55,6 +55,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     out = ["--output", str(tmp_path / "out")]
     with pytest.raises(UserError, match=r"is no checkpoint: trainer_state.json or model.safetens"):
         main(["--checkpoint", str(run / "final"), *out])
+    scheduler = run / "checkpoint-4" / "scheduler.pt"
+    whole = scheduler.read_bytes()
+    scheduler.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(UserError, match=r"is damaged: scheduler\.pt"):
+        main(["--checkpoint", str(run / "checkpoint-4"), *out])
+    scheduler.write_bytes(whole)
     (run / "checkpoint-2" / "complete.json").unlink()
     with pytest.raises(UserError, match="was not finished"):
         main(["--checkpoint", str(run / "checkpoint-2"), *out])

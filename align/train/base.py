@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from align.checkpoint_files import COMPLETE, newest
 from align.config_parallel import data_place
 from align.distributed import (
     barrier,
@@ -32,7 +33,6 @@ from align.groups import GroupBatch, TokenGroup
 from align.layouts import check_reference
 from align.train import batches as cut
 from align.train.batches import FILLER, GroupDataset, StepBatches
-from align.train.checkpoint_files import COMPLETE, newest
 from align.train.guard import Guard, GuardCallback
 from align.train.halt import Halt, measured_or_halted, next_batches
 from align.train.meter import Meter, Objective

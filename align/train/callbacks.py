@@ -13,11 +13,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from align.checkpoint_files import rotate, seal
 from align.distributed import any_rank, barrier
 from align.files import sync, write_atomic
 from align.run_manifest import read_manifest
 from align.train import watch
-from align.train.checkpoint_files import rotate, seal
 
 # What people watch, in this order; the rest is in metrics.jsonl.
 _WATCHED = (

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from align.checkpoint_files import newest
 from align.distributed import any_rank, total_norm
-from align.train.checkpoint_files import newest
 
 _WINDOW, _ENOUGH = 50, 10
 SCALER_STEPS = 20

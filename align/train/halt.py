@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from align.checkpoint_files import COMPLETE
 from align.config_errors import Failed, StopRequested, UserError
 from align.distributed import any_rank, from_rank_zero, gather_objects
 from align.rollout import Interrupted
 from align.train import watch
 from align.train.callbacks import StopOnSignal
-from align.train.checkpoint_files import COMPLETE
 from align.train.resume import is_over
 
 if TYPE_CHECKING:

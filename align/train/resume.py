@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align import launch_env
-from align.config_errors import UserError
-from align.config_parallel import data_place, engine
-from align.files import write_atomic
-from align.run_manifest import inputs
-from align.train.checkpoint_files import (
+from align.checkpoint_files import (
     COMPLETE,
     complete,
     content_damage,
@@ -24,6 +20,10 @@ from align.train.checkpoint_files import (
     size_damage,
     unfinished,
 )
+from align.config_errors import UserError
+from align.config_parallel import data_place, engine
+from align.files import write_atomic
+from align.run_manifest import inputs
 
 # No torch here: run() asks before anything is loaded or written.
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from align.checkpoint_files import COMPLETE, complete, rotate
 from align.run import run
-from align.train.checkpoint_files import COMPLETE, complete, rotate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 import small_runs as runs

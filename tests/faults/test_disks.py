@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import processes
 from processes import runs
 
+from align.checkpoint_files import complete
 from align.config_errors import UserError
 from align.disk import check_writable, disk_trouble, size
-from align.train.checkpoint_files import complete
 
 pytestmark = pytest.mark.faults
 REFUSED = "refused with the reason, exit 2, nothing started"

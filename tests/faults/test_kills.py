@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import processes
 from processes import runs
 
-from align.train.checkpoint_files import COMPLETE
+from align.checkpoint_files import COMPLETE
 
 pytestmark = pytest.mark.faults
 STEPS = 12

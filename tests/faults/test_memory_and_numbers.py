@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import processes
 from processes import runs
 
+from align.checkpoint_files import complete
 from align.config import load_config
 from align.disk import size
 from align.out_of_memory import is_out_of_memory, knobs
 from align.run import run
 from align.train import sft
-from align.train.checkpoint_files import complete
 
 pytestmark = pytest.mark.faults
 OPTIONS = ("--train.resume", "auto", "--train.max_steps", 6, "--train.save_steps", 2,

@@ -14,8 +14,8 @@ from processes import runs
 from scripted import Scripted, serving
 
 import align.rewards.http as http
+from align.checkpoint_files import COMPLETE
 from align.run import run
-from align.train.checkpoint_files import COMPLETE
 
 pytestmark = pytest.mark.faults
 # Four steps an update: the second rollout comes after step 4.

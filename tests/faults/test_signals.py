@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import processes
 from processes import runs
 
-from align.train.checkpoint_files import COMPLETE
+from align.checkpoint_files import COMPLETE
 
 pytestmark = pytest.mark.faults
 # Four steps an update: the second rollout comes after step 4. A rollout is 16 tokens long.
