@@ -20,6 +20,7 @@ from align.jsonl import (
     is_finite,
     list_field,
     meta_field,
+    name_field,
     read_jsonl,
     read_rows,
     short,
@@ -173,7 +174,7 @@ class Candidate:
         content = obj["content"]
         if not isinstance(content, str):
             content = parse_messages(content, role="assistant")
-        return cls(str(obj["id"]), content, obj.get("model"))
+        return cls(str(obj["id"]), content, name_field(obj, "model"))
 
 
 @dataclass(frozen=True)
