@@ -1,8 +1,7 @@
 """What one line of a data file is: messages, prompts, candidates, judgements.
 
-Plain frozen dataclasses under every stage. Nothing here imports torch, so that annotation tools and
-``--help`` stay fast. A record that cannot be understood raises ``RecordError``. Reading, writing
-and counting live in ``align.jsonl`` and are importable from here too.
+Plain frozen dataclasses under every stage. Nothing here imports torch: ``--help`` stays fast. A
+record that cannot be understood raises ``RecordError``. Files are ``align.jsonl``'s matter.
 """
 
 from __future__ import annotations
