@@ -163,6 +163,16 @@ def list_field(obj: dict[str, Any], name: str) -> list[Any]:
     return value
 
 
+def name_field(obj: dict[str, Any], name: str) -> str | None:
+    """A name, which may be written as a number; missing or null is None."""
+    value = obj.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if not is_finite(value):
+        raise RecordError(f"{name} must be a name, got {short(value)}")
+    return str(value)
+
+
 def meta_field(obj: dict[str, Any]) -> dict[str, Any]:
     """The free-form ``meta`` object; missing or null is empty."""
     meta = obj.get("meta") or {}

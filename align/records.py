@@ -1,8 +1,7 @@
 """What one line of a data file is: messages, prompts, candidates, judgements.
 
-Plain frozen dataclasses under every stage. Nothing here imports torch, so that annotation tools and
-``--help`` stay fast. A record that cannot be understood raises ``RecordError``. Reading, writing
-and counting live in ``align.jsonl`` and are importable from here too.
+Plain frozen dataclasses under every stage. Nothing here imports torch: ``--help`` stays fast. A
+record that cannot be understood raises ``RecordError``. Files are ``align.jsonl``'s matter.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from align.jsonl import (
     is_finite,
     list_field,
     meta_field,
+    name_field,
     read_jsonl,
     read_rows,
     short,
@@ -173,7 +173,7 @@ class Candidate:
         content = obj["content"]
         if not isinstance(content, str):
             content = parse_messages(content, role="assistant")
-        return cls(str(obj["id"]), content, obj.get("model"))
+        return cls(str(obj["id"]), content, name_field(obj, "model"))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def test_any_value_is_a_record_or_is_refused(examples, fault):
             said(error)
             return
         written = json.loads(json.dumps(record.to_json()))
-        assert kind.from_json(written).to_json() == record.to_json()
+        again = kind.from_json(written).to_json()
+        # As text: NaN, which free fields may hold, is not equal to itself.
+        assert json.dumps(again) == json.dumps(record.to_json())
 
     kinds = [st.tuples(st.just(kind), mutated(good) | VALUES) for kind, good in GOOD.items()]
     hold(examples, check, st.one_of(kinds))
