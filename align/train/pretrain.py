@@ -7,6 +7,7 @@ between them is there to be learned; with pretrain.document_mask each text sees 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -125,10 +126,8 @@ def check_objective(config: Config) -> None:
     folder = Path(config.policy.path or "")
     if config.pretrain.arch == "bert" or not (folder / "config.json").is_file():
         return
-    from transformers import AutoConfig
-
-    names = AutoConfig.from_pretrained(folder).architectures or []
-    if any("MaskedLM" in name for name in names):
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    if any("MaskedLM" in name for name in names or []):
         reason = f"learns the next token, but {folder} fills in masked ones"
         raise UserError("pretrain.arch", config.pretrain.arch, reason, "Use bert")
 

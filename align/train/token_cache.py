@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from align.config import Config
 
 SMALL = 1000
-FORMAT = 1  # raise it when what is built from the same records changes
+FORMAT = 2  # raise it when what is built from the same records changes
 _BATCH = 1000
 _TOKENS = pa.list_(pa.uint32())
 _SCHEMA = pa.schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -120,13 +121,16 @@ CHATS = [
 
 def test_item03_pad_equal_to_eos_and_eos_inside_the_prompt(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    # The prompts hold the end-of-turn token, and one the tokenizer's eos (= pad) itself.
-    chats = [*CHATS, [{"role": "user", "content": "好<|endoftext|>吗？"}]]
-    lines = [json.dumps({"prompt": chat}, ensure_ascii=False) for chat in chats]
+    lines = [json.dumps({"prompt": chat}, ensure_ascii=False) for chat in CHATS]
     file.write_text("\n".join(lines), encoding="utf-8")
+    # The prompts hold the end-of-turn token, and by their template the eos (= pad) itself.
+    base = Path(shutil.copytree(tiny.base(pad_is_eos=True), tmp_path / "base"))
+    own = (base / "chat_template.jinja").read_text(encoding="utf-8")
+    (base / "chat_template.jinja").write_text("<|endoftext|>" + own, encoding="utf-8")
     made, rollout = collected(
         tmp_path,
-        policy={"path": tiny.base(pad_is_eos=True)},
+        policy={"path": str(base)},
+        data={"chat_template": None},
         rollout={"prompts_per_update": 3, "n": 6, "max_new_tokens": 12},
     )
     words = made.policy.tokenizer
@@ -134,7 +138,7 @@ def test_item03_pad_equal_to_eos_and_eos_inside_the_prompt(tmp_path):
     stops = set(stop_ids(words))
     assert len(stops) == 2
     pairs = tiny.completions(rollout)
-    assert sum(words.eos_token_id in p for p, _ in pairs) == 6
+    assert sum(words.eos_token_id in p for p, _ in pairs) >= 6  # long prompts lose their start
     assert all(set(p) & stops for p, _ in pairs)
     ended = [c for _, c in pairs if c[-1] in stops]
     assert any(c[-1] == words.pad_token_id for c in ended), "no completion ends with the pad token"

@@ -252,6 +252,6 @@ def test_minibatches_that_processes_cannot_share_are_refused(tmp_path, monkeypat
 def test_a_moving_average_of_sharded_weights_is_refused(tmp_path, monkeypatch):
     settings = tiny.config(tmp_path, ppo={"ema_decay": 0.9})
     ppo.check(settings)
-    monkeypatch.setattr(ppo, "zero3", lambda: True)
+    monkeypatch.setattr(ppo, "in_parts", lambda: True)
     with pytest.raises(UserError, match="needs whole weights"):
         ppo.check(settings)
