@@ -46,22 +46,26 @@ def struck(running: processes.Process, how: str, chance: random.Random) -> bool:
     return running.popen.returncode != 0
 
 
-def survive(method: str, folder: Path, launcher: str | None, hows: list[str], seed: int) -> int:
-    """Start the same command again and again, struck as many times as listed; the kills done.
+def survive(
+    method: str, folder: Path, launcher: str | None, hows: list[str], seed: int
+) -> list[Path]:
+    """Start the same command again and again, killed as listed; the runs that came to their end.
 
-    A run that has ended before it was struck begins anew.
+    A run that ends before it is struck is kept, and a new one is struck instead.
     """
-    chance, kills = random.Random(seed), 0
+    chance, ended, missed = random.Random(seed), [folder / "0"], 0
     for how in hows:
-        running = processes.start(method, folder, *OPTIONS, launcher=launcher)
-        if struck(running, how, chance):
-            kills += 1
-            continue
-        assert running.wait() == 0, running.out
-    last = processes.start(method, folder, *OPTIONS, launcher=launcher)
+        while not struck(
+            running := processes.start(method, ended[-1], *OPTIONS, launcher=launcher), how, chance
+        ):
+            assert running.wait() == 0, running.out
+            missed += 1
+            assert missed <= len(hows) + 2, "runs end before they are struck"
+            ended.append(folder / str(len(ended)))
+    last = processes.start(method, ended[-1], *OPTIONS, launcher=launcher)
     assert last.wait() == 0, last.out
     assert "; stopping" not in last.out  # nobody is taken for lost at a good end
-    return kills
+    return ended
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +104,8 @@ def test_a_killed_run_ends_as_if_nothing_had_been(
         "SIGKILL at random points, during a checkpoint write, of one process or all",
         "the same command goes on by itself; final weights equal to the last bit",
     )
-    done = survive(method, tmp_path / "run", launcher, hows, seed=len(method))
-    assert done >= len(hows) - 1  # the last one may come when all is done
-    processes.same(uninterrupted(method, launcher), tmp_path / "run")
+    for run in survive(method, tmp_path, launcher, hows, seed=len(method)):
+        processes.same(uninterrupted(method, launcher), run)
 
 
 MANY = [
@@ -120,5 +123,5 @@ def test_fifty_kills(tmp_path, uninterrupted, method, launcher, kills):
     chance = random.Random(f"{method} {launcher}")
     kinds = ["step", "writing", "starting", *(["rank"] if launcher else [])]
     hows = [chance.choice(kinds) for _ in range(kills)]
-    survive(method, tmp_path / "run", launcher, hows, seed=kills)
-    processes.same(uninterrupted(method, launcher), tmp_path / "run")
+    for run in survive(method, tmp_path, launcher, hows, seed=kills):
+        processes.same(uninterrupted(method, launcher), run)
