@@ -184,7 +184,7 @@ def use_device(config: Config) -> None:
     if torch.accelerator.is_available() and not config.train.args.get("use_cpu"):
         return
     args = config.train.args
-    if args.get("fsdp") or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if args.get("fsdp") or launch_env.under_fsdp():
         from align.config_checks import fsdp_on_cpu
 
         raise fsdp_on_cpu(args.get("fsdp", True))
