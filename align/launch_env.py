@@ -5,6 +5,7 @@ No torch here: these answers are needed before a process group exists.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -19,6 +20,9 @@ _LAUNCHER_NAMES = {
     "ROLE_NAME", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "FSDP_VERSION", "CCL_WORKER_COUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
 }  # fmt: skip
+# What the last run of this process ended with.
+exit_code: int | None = None
+_ending = False
 # accelerate_cpu2.yaml sets this for processes that the launcher starts.
 _KEEP = ("ACCELERATE_USE_CPU",)
 
@@ -55,6 +59,27 @@ def _keep_memory() -> None:
         return
     for option, value in ((M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 * 2**20), (M_MMAP_MAX, 0)):
         mallopt(option, value)
+
+
+def end_without_destructors() -> None:
+    """Let a launched process end when its exit handlers have run.
+
+    Process groups that libraries still hold are otherwise taken apart with the interpreter while
+    their threads run, which now and then aborts a process that did all its work (exit code -6).
+    Called before anything else registers a handler, so that this one comes last.
+    """
+    global _ending
+    if asked_world() > 1 and not _ending:
+        _ending = True
+        atexit.register(_end)
+
+
+def _end() -> None:
+    raised = hasattr(sys, "last_value")  # by what came after the run
+    if exit_code is not None and asked_world() > 1 and not raised:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
 
 
 def asked_world() -> int:

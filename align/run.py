@@ -49,7 +49,13 @@ def run(method: str, argv: Sequence[str] | None = None) -> int:
 
 def guarded(action: Callable[[], int | None]) -> int:
     """Return what `action` returns, with errors turned into messages and exit codes."""
+    launch_env.end_without_destructors()
     launch_env.set_defaults()
+    launch_env.exit_code = _guarded(action)
+    return launch_env.exit_code
+
+
+def _guarded(action: Callable[[], int | None]) -> int:
     mark = f"[rank {launch_env.rank()}] " if launch_env.rank() else ""
     try:
         return action() or DONE

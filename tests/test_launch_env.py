@@ -45,3 +45,39 @@ def test_freed_memory_is_not_given_back_and_touched_again() -> None:
 def test_a_user_s_own_settings_stand() -> None:
     first, *later = faults(MALLOC_MMAP_MAX_="65536")
     assert min(later) > first / 2
+
+
+ENDING = """
+import atexit, sys
+from align import launch_env
+from align.run import guarded
+guarded(lambda: {code})
+atexit.register(lambda: print("handler", flush=True))  # as what a run imports does
+class Late:
+    def __del__(self):
+        print("taken apart", flush=True)
+late = Late()
+{after}
+"""
+
+
+def ended(world: int, code: int, after: str = "") -> tuple[int, str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "WORLD_SIZE": str(world)}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING.format(code=code, after=after)], env=env,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_a_launched_process_ends_after_its_handlers_and_before_destructors() -> None:
+    assert ended(2, 75) == (75, "handler\n")
+    assert ended(2, 0) == (0, "handler\n")
+    assert ended(1, 75, "sys.exit(3)") == (3, "handler\ntaken apart\n")
+
+
+def test_an_error_after_the_run_is_not_hidden() -> None:
+    code, out = ended(2, 0, "raise ValueError('later')")
+    assert code == 1
+    assert "taken apart" in out
