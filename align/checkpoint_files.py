@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from align.files import sha256_of, sync, write_atomic
+from align.files import read_object, sha256_of, sync, write_atomic
 
 # No torch here: a run looks for its checkpoint before anything is loaded.
 COMPLETE = "complete.json"  # written last: what lacks it was being written when the run died
@@ -74,11 +74,8 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
 
 def marker_of(folder: Path) -> dict[str, Any] | None:
     """What complete.json says; None where it cannot be read."""
-    try:
-        found = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "settings" in found else None
+    found = read_object(folder / COMPLETE)
+    return found if "settings" in found else None
 
 
 def size_damage(folder: Path) -> str | None:

@@ -5,11 +5,12 @@ Training goes through `align.policy`; this is for models that nothing will train
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from align.checkpoint_files import step_of
 from align.config_errors import UserError
+from align.files import read_object
 from align.model_safety import check_weights, code_options, weight_options
 from align.tokenizer_identity import FILE, check_trained_with
 
@@ -23,7 +24,7 @@ def find_model(path: str | Path, field: str = "model") -> Path:
     if not path.is_dir():
         fix = "check the path; a run that has finished holds final/"
         raise UserError(field, str(path), "no such folder", fix)
-    checkpoints = sorted(path.glob("checkpoint-*"), key=_step, reverse=True)
+    checkpoints = sorted(path.glob("checkpoint-*"), key=step_of, reverse=True)
     for folder in (path, path / "final", *checkpoints):
         if (folder / "config.json").is_file() or is_adapter(folder):
             return folder
@@ -34,8 +35,18 @@ def find_model(path: str | Path, field: str = "model") -> Path:
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Whether a folder holds a LoRA adapter and not a whole model."""
+    """Whether a folder holds a LoRA adapter."""
     return (Path(path) / "adapter_config.json").is_file()
+
+
+def only_adapter(path: str | Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no whole model beside it."""
+    return is_adapter(path) and not (Path(path) / "config.json").is_file()
+
+
+def adapter_base(folder: str | Path) -> str:
+    """The model that an adapter names as its base; "None" where it names none."""
+    return str(read_object(Path(folder) / "adapter_config.json").get("base_model_name_or_path"))
 
 
 def run_dir_of(path: str | Path) -> Path:
@@ -54,11 +65,8 @@ def read_tokenizer(path: str | Path, field: str = "model") -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    try:
-        saved = json.loads((Path(path) / "tokenizer_config.json").read_text("utf-8"))
-        generic = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    except (OSError, ValueError, AttributeError):
-        generic = False
+    saved = read_object(Path(path) / "tokenizer_config.json")
+    generic = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
     options = code_options(path, field)
     if generic and (Path(path) / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(str(path))
@@ -131,18 +139,13 @@ def tokenizer_folder(folder: Path) -> str:
     """The model's own folder, or that of its base where an adapter came without a tokenizer."""
     if (folder / "tokenizer_config.json").is_file() or not is_adapter(folder):
         return str(folder)
-    from peft import PeftConfig
-
-    return str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    return adapter_base(folder)
 
 
 def adapter_options(folder: str | Path, field: str) -> dict[str, Any]:
     """Options for loading an adapter on its base; UserError if either brings what is refused."""
-    from peft import PeftConfig
-
     check_weights(folder, field)
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    return code_options(folder, field) | weight_options(str(base), field)
+    return code_options(folder, field) | weight_options(adapter_base(folder), field)
 
 
 def check_adapter_base(folder: str | Path, field: str) -> None:
@@ -150,17 +153,10 @@ def check_adapter_base(folder: str | Path, field: str) -> None:
 
     A base that has no tokenizer of its own says nothing.
     """
-    from peft import PeftConfig
-
     try:
-        named = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        base = read_tokenizer(str(named), field)
+        base = read_tokenizer(adapter_base(folder), field)
     except (OSError, ValueError, KeyError, TypeError):
         return
     if (Path(folder) / FILE).is_file():
         check_trained_with(folder, base, field)
 
-
-def _step(path: Path) -> int:
-    tail = path.name.rsplit("-", 1)[-1]
-    return int(tail) if tail.isdigit() else -1

@@ -172,20 +172,18 @@ def held(
     tokens: float = 0.0,
     recompute: bool = False,
     logit_rows: float = 0.0,
-    beside: float = 0.0,
 ) -> Held:
     """Bytes of one process under ZeRO stage 0 to 3.
 
     weight_bytes: of a trained weight and its gradient. frozen_bytes: of one that is not. tokens: of
     the largest pass. logit_rows: rows of logits in memory at once (about two float32 copies).
-    beside: trained weights of another model (a critic), whose gradients and moments are held too.
     """
     frozen = shape.parameters - shape.trained
     weights = shape.trained * weight_bytes + frozen * (
         weight_bytes if frozen_bytes is None else frozen_bytes
     )
-    gradients = (shape.trained + beside) * weight_bytes
-    states = (shape.trained + beside) * (ADAM_BYTES + (MASTER_BYTES if weight_bytes < 4 else 0))
+    gradients = shape.trained * weight_bytes
+    states = shape.trained * (ADAM_BYTES + (MASTER_BYTES if weight_bytes < 4 else 0))
     activation_bytes = min(weight_bytes if frozen_bytes is None else frozen_bytes, 4.0)
     activation_bytes = max(activation_bytes, 2.0)
     per_layer = shape.layer_floats()

@@ -152,7 +152,9 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
     """Euclidean norm of gradients, over the parts of all ranks where these hold parts."""
     kinds = [[g for g in gradients if is_dtensor(g) is parts] for parts in (False, True)]
     norms = [full_tensor(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    if len(norms) < 2:
+        return float(norms[0]) if norms else 0.0
+    return float(torch.stack(norms).norm())
 
 
 def is_dtensor(x: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from align import cost
@@ -133,6 +133,7 @@ def gpu_table(
     stage = zero_stage(config)
     critic = [] if module.critic is None else list(module.critic.parameters())
     beside = sum(p.numel() for p in critic if p.requires_grad)
+    stepped = replace(shape, trained=shape.trained + beside)
     passes = args.get("gradient_accumulation_steps", 1)
     recompute = bool(args.get("gradient_checkpointing"))
     rows = min(work.predicted / passes, CHUNK_BYTES / 4 / shape.vocabulary)
@@ -149,9 +150,8 @@ def gpu_table(
                      f"{2.0 * shape.parameters / _GIB:.1f} GiB")  # fmt: skip
     for world in worlds:
         held = cost.held(
-            shape, stage=stage, world=world, weight_bytes=2.0, tokens=work.tokens / passes,
+            stepped, stage=stage, world=world, weight_bytes=2.0, tokens=work.tokens / passes,
             recompute=recompute, logit_rows=0 if config.method == "reward" else rows,
-            beside=beside,
         )  # fmt: skip
         weights = held.weights + 2.0 * extra / (world if stage >= 3 else 1)
         bytes_sent = cost.sent(

@@ -110,7 +110,7 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
     """Return a model's transformers config, or None where it has yet to be built."""
     from transformers import AutoConfig
 
-    from align.checkpoints import is_adapter
+    from align.checkpoints import adapter_base, only_adapter
     from align.fresh import fresh_config
     from align.model_safety import code_options
     from align.policy_loading import permit
@@ -120,10 +120,8 @@ def model_shape(config: Config, path: str | None, vocabulary: int | None) -> Any
         return None if vocabulary is None else fresh_config(config, vocabulary)
     if not Path(path).exists() and path.startswith(config.demo.root):
         return None
-    if is_adapter(path) and not (Path(path) / "config.json").is_file():
-        from peft import PeftConfig
-
-        path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+    if only_adapter(path):
+        path = adapter_base(path)
     return AutoConfig.from_pretrained(path, **code_options(path, "policy.path"))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _MIB = 1 << 20
 
@@ -90,6 +92,15 @@ def fingerprint(path: str | Path) -> str | None:
                     stream.seek(start)
                     digest.update(stream.read(_MIB))
     return digest.hexdigest()[:16]
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A file's JSON object; {} where there is none that can be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -8,13 +8,13 @@ the paths that it names (`allow`); every other model is held to safetensors and 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from align.config_errors import UserError
+from align.files import read_object
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # Weights of a model, of an adapter; a Trainer leaves training_args.bin and others beside them.
@@ -92,7 +92,7 @@ def check_weights(path: str | Path, field: str) -> None:
             _refuse(path, field, f"has its weights in {pickles[0]}, a pickle file, which may run "
                     "code when it is read", "policy.allow_pickle")  # fmt: skip
     for index in folder.glob("*.safetensors.index.json"):
-        named = _read(index).get("weight_map")
+        named = read_object(index).get("weight_map")
         files = named.values() if isinstance(named, dict) else ()
         if bad := sorted({str(f) for f in files if not _is_plain(f)}):
             reason = f"has a {index.name} that names {bad[0]}, no safetensors file of the folder"
@@ -111,7 +111,7 @@ def _is_plain(name: Any) -> bool:
 
 
 def _refuse_code(file: Path, field: str) -> None:
-    told = _read(file)
+    told = read_object(file)
     folder = str(file.parent)
     if told.get("auto_map"):
         fix = "or take auto_map out of the file if transformers has the model's own class"
@@ -133,14 +133,6 @@ def _refuse(path: str | Path, field: str, reason: str, key: str, more: str = "")
         raise UserError(field, str(path), reason, f"{CONVERT}; the recipes' tools take --{key[7:]}")
     fix = f"If you trust it, set {key}: true"
     raise UserError(field, str(path), reason, f"{fix}; {more or CONVERT[0].lower() + CONVERT[1:]}")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _place(path: str | Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import re
 from collections.abc import Collection
@@ -14,9 +13,11 @@ import torch
 from torch import nn
 
 from align.checkpoints import (
+    adapter_base,
     adapter_options,
     check_adapter_base,
     is_adapter,
+    only_adapter,
     read_tokenizer,
     tokenizer_folder,
 )
@@ -52,7 +53,7 @@ def starting_path(config: Config) -> str:
     if path is None:
         with without_zero3():  # made on rank 0 alone
             return str(from_rank_zero(lambda: make_fresh(config, run_dir / "init")))
-    if is_adapter(path) and not (Path(path) / "config.json").is_file():
+    if only_adapter(path):
         source = {"adapter": fingerprint(path)}
         folder = run_dir / "base"
         return str(from_rank_zero(lambda: made_once(folder, source, lambda t: _merge_to(t, path))))
@@ -65,8 +66,7 @@ def permit(config: Config) -> None:
     lora = policy.lora.path if policy.lora else None
     paths = [policy.path, lora, config.ppo.critic_path]
     for path in [p for p in paths if p and is_adapter(p)]:
-        base = json.loads((Path(path) / "adapter_config.json").read_text("utf-8"))
-        paths.append(base.get("base_model_name_or_path"))
+        paths.append(adapter_base(path))
     said = allow(paths, pickle=policy.allow_pickle, code=policy.trust_remote_code)
     # A model merged from such an adapter keeps its code.
     allow([str(run_dir / "base")], pickle=False, code=policy.trust_remote_code)

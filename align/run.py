@@ -228,10 +228,9 @@ def end_watch(error: BaseException | None) -> str | None:
 
 
 def leave_group() -> None:
-    """Wait for the other ranks and close the process group.
+    """Wait for the other ranks, one of which holds what all meet in, and close the process group.
 
-    Threads of gloo that are still there when the interpreter ends abort it now and then: a run that
-    did all its work would exit with -6.
+    Libraries may hold groups of their own beyond it: see `launch_env.end_without_destructors`.
     """
     if "torch" not in sys.modules:
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.config import SCRIPTS
 from align.config_errors import UserError
-from align.files import fingerprint, write_atomic
+from align.files import fingerprint, read_object, write_atomic
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -28,11 +28,7 @@ _WATCHING = ("output_dir", "resume", "report_to", "run_name", "disable_tqdm", "s
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
     """Return a run's manifest, or {} where there is none that can be read."""
-    try:
-        loaded = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
+    return read_object(run_dir / "manifest.json")
 
 
 def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:

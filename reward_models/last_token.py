@@ -20,23 +20,24 @@ class LastToken(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._reads(base_of(model), find_head(model)[1])
 
-    def body(self) -> Any:
-        """The transformer below the head."""
-        return base_of(self.model)
+    def _reads(self, body: Any, head: nn.Linear) -> None:
+        """Note the parts that forward calls; in a tuple they are not registered a second time."""
+        self._parts = (body, head)
+        self._takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 
     @property
     def head(self) -> nn.Linear:
         """The linear layer that gives the scores."""
-        return find_head(self.model)[1]
+        return self._parts[1]
 
     def forward(self, ids: Tensor, mask: Tensor, last: Tensor) -> Tensor:
         """Outputs (R, heads), float32, of rows (R, T) at the positions last (R,)."""
         rows, width = ids.shape
-        body, extra = self.body(), {}
-        if "position_ids" in inspect.signature(body.forward).parameters:
+        (body, head), extra = self._parts, {}
+        if self._takes_positions:
             extra["position_ids"] = torch.arange(width, device=ids.device).expand(rows, width)
         output = body(input_ids=ids, attention_mask=mask, use_cache=False, **extra)
         hidden = output.last_hidden_state[torch.arange(rows, device=ids.device), last]
-        head = self.head
         return head(hidden.to(head.weight.dtype)).float()

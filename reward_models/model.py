@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.checkpoints import read_tokenizer
+from align.checkpoints import adapter_base, only_adapter, read_tokenizer
 from align.config_errors import UserError
 from align.files import write_atomic
 from align.heads import base_of, find_head, init_head
@@ -58,10 +58,11 @@ def load_reward_model(path: str | Path, *, dtype: Any = None) -> tuple[Any, Any,
 
 
 def read_judge(path: str | Path, heads: int) -> tuple[Any, Contract]:
-    """(tokenizer, contract) of a reward checkpoint whose model another has; see above."""
+    """(tokenizer, contract) of an adapter's folder whose model another has; UserError as above."""
     path = Path(path)
     tokenizer = _tokenizer(path)
     contract = read_contract(path) or make_contract(tokenizer, heads=heads)
+    check_base(contract, adapter_base(path), path=str(path))
     check_contract(contract, tokenizer, path=str(path), heads=heads)
     return tokenizer, contract
 
@@ -141,7 +142,7 @@ def _tokenizer(path: Path) -> Any:
 
 
 def _load(path: Path, dtype: Any, contract: Contract | None) -> Any:
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if only_adapter(path):
         return _load_adapter(path, dtype, contract)
     model, missing = _from_pretrained(str(path), dtype)
     name, _ = find_head(model)

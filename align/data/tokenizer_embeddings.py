@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.checkpoints import is_adapter
+from align.checkpoints import only_adapter
 from align.config_errors import UserError
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
@@ -14,7 +14,7 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json")
 
 def check_base(path: str) -> None:
     """Raise UserError for a base that has no embeddings of its own to extend."""
-    if is_adapter(path) and not (Path(path) / "config.json").is_file():
+    if only_adapter(path):
         reason = "is an adapter: its base holds the embeddings"
         raise UserError("tokenizer.extend", path, reason, "Merge it with recipes/export_model.py")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from align.checkpoints import is_adapter
+from align.checkpoints import adapter_base, only_adapter
 from align.files import fingerprint
 from align.heads import head_parts
 from align.policy_module import PolicyModule, base_model, body_of
@@ -24,53 +24,46 @@ if TYPE_CHECKING:
 class AdapterJudge(LastToken):
     """Scores with an adapter of the policy's base, which is its owner's and no part of it."""
 
-    owner: Any
-
     def __init__(self, owner: PolicyModule, adapter: str, head: nn.Linear) -> None:
         nn.Module.__init__(self)
-        self.score = head
-        self.adapter = adapter
-        object.__setattr__(self, "owner", owner)  # not registered: its weights are the policy's
-
-    @property
-    def head(self) -> nn.Linear:
-        """The linear layer that gives the scores."""
-        return self.score
+        self.score, self.adapter = head, adapter
+        self._owner = (owner,)  # not registered: its weights are the policy's
+        self._reads(body_of(owner.lm), head)
 
     @property
     def config(self) -> Any:
         """The base's configuration."""
-        return base_model(self.owner.lm).config
-
-    def body(self) -> Any:
-        """The transformer below the head."""
-        return body_of(self.owner.lm)
+        return base_model(self._owner[0].lm).config
 
     def forward(self, ids: Tensor, mask: Tensor, last: Tensor) -> Tensor:
         """As `LastToken`, the adapter active meanwhile."""
-        with self.owner.active(self.adapter):
+        with self._owner[0].active(self.adapter):
             return super().forward(ids, mask, last)
 
 
 def judge_on(policy: Policy | None, folder: Path) -> AdapterJudge | None:
     """The reward model of an adapter's folder on the policy's base; None where it has another.
 
-    The policy must have LoRA, and its starting weights must be those that the adapter names.
+    The policy must have LoRA, and its starting weights must be those that the adapter names. What
+    is wrong with a folder is left to the ordinary loading to say.
     """
-    lm: Any = policy.module.lm if policy is not None else None
-    if policy is None or not hasattr(lm, "peft_config") or not is_adapter(folder):
+    if policy is None or policy.fingerprint is None or policy.config.policy.lora is None:
         return None
-    if (folder / "config.json").is_file():
+    weights = folder / "adapter_model.safetensors"
+    if not only_adapter(folder) or not weights.is_file():
+        return None
+    if fingerprint(adapter_base(folder)) != policy.fingerprint:
         return None
     from peft import PeftConfig, set_peft_model_state_dict
     from safetensors.torch import load_file
 
+    lm: Any = policy.module.lm
     settings: Any = PeftConfig.from_pretrained(str(folder))
-    base = fingerprint(settings.base_model_name_or_path or "")
-    if base is None or base != policy.fingerprint or settings.peft_type != "LORA":
+    heads = settings.modules_to_save or ["score"]
+    state, head_name = load_file(str(weights)), heads[0]
+    there = any(f".{head_name}." in key for key in state)
+    if settings.peft_type != "LORA" or len(heads) != 1 or not there:
         return None
-    state = load_file(str(folder / "adapter_model.safetensors"))
-    [head_name] = settings.modules_to_save or ["score"]
     parts = head_parts(state, head_name)
     settings.modules_to_save, settings.task_type = None, None
     name = f"judge{len(lm.peft_config)}"

@@ -28,8 +28,8 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     that (greedy) the log-ratio of what the policy would say first.
     """
     args = trainer.args
-    with trainer.collector.whole():  # gathered once for all parts
-        rows = _rows(trainer)
+    with trainer.collector.whole() as lm:  # gathered once for all parts
+        rows = _rows(trainer, lm)
     everything = [row for ranked in gather_objects(rows) for row in ranked]
     if rank() == 0:
         file = Path(str(args.output_dir)) / "samples.jsonl"
@@ -46,8 +46,8 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     }
 
 
-def _rows(trainer: PpoTrainer) -> list[dict[str, Any]]:
-    """This rank's samples, one row each."""
+def _rows(trainer: PpoTrainer, lm: Any) -> list[dict[str, Any]]:
+    """This rank's samples of the whole model lm, one row each."""
     args, collector = trainer.args, trainer.collector
     temperature = trainer.settings.eval.temperature
     rows: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def _rows(trainer: PpoTrainer) -> list[dict[str, Any]]:
     seed = rank_seed(trainer.settings.eval.seeds[0], args.process_index)
     for number, part in enumerate(parts):
         chosen = [trainer.eval_prompts[i if i != FILLER else 0] for i in part]
-        samples = collector.sample(chosen, seed + number, n=1, temperature=temperature)
+        samples = collector.sample(chosen, seed + number, lm, n=1, temperature=temperature)
         scores = agreed(partial(collector.score, chosen, samples, 1)).tolist()
         groups = [TokenGroup(p.ids, [c]) for p, c in zip(chosen, samples.completions, strict=True)]
         measured = collector.measure(groups)

@@ -7,8 +7,8 @@ data: a checkpoint holds it whole, so that a run can stop between any two steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,6 @@ class Collector:
         self.ppo, self.rollout = config.ppo, config.rollout
         self.seed = config.train.args.get("seed", 42)
         self.shaper = ScoreShaper.from_config(self.ppo)
-        self._whole: Any = None  # inside whole()
         self.tokens = 0.0  # of the last rollout's completions, all ranks
         self.kl: adv.FixedKL = adv.FixedKL(self.ppo.kl_coef)
         if self.ppo.kl_target is not None:
@@ -135,29 +134,23 @@ class Collector:
         self.trainer.clock.rollout_made(self.tokens, end - start)
         return Rollout(update, groups)
 
-    def sample(self, prompts: Sequence[PromptItem], seed: int, **overrides: Any) -> Samples:
-        """N completions of each prompt from the current policy."""
+    def sample(
+        self, prompts: Sequence[PromptItem], seed: int, lm: Any = None, **overrides: Any
+    ) -> Samples:
+        """N completions of each prompt from the current policy; lm: what `whole` gave, if open."""
         trainer, n = self.trainer, overrides.pop("n", self.rollout.n)
         options = {"want_logps": True, **overrides}
-        with self.whole() as lm:
+        with self.whole() if lm is None else nullcontext(lm) as lm:
             sampler = make_sampler(self.rollout, lm, trainer.policy.tokenizer, **options)
             # The wrapper's forward casts (bf16), and what samples goes around it.
             with trainer.accelerator.autocast():
                 return sampler.sample([p.ids for p in prompts], n, seed)
 
-    @contextmanager
-    def whole(self) -> Iterator[Any]:
+    def whole(self) -> AbstractContextManager[Any]:
         """The policy's LM for sampling; weights in parts are gathered once for the whole block."""
-        if self._whole is not None:
-            yield self._whole
-            return
         trainer = self.trainer
-        lm, chunk = trainer.policy.module.lm, self.rollout.gather_chunk_mb
-        with whole_lm(lm, trainer.args.device, chunk) as self._whole:
-            try:
-                yield self._whole
-            finally:
-                self._whole = None
+        chunk = self.rollout.gather_chunk_mb
+        return whole_lm(trainer.policy.module.lm, trainer.args.device, chunk)
 
     def score(self, prompts: Sequence[PromptItem], samples: Samples, n: int) -> Tensor:
         """Raw scores (C,), float32 on the CPU."""

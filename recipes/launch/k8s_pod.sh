@@ -3,6 +3,7 @@
 # accelerate ends with 1 whatever the recipe ended with, so the codes are read from what it says:
 # 75 stopped with a checkpoint, 2 wrong input.
 set -uo pipefail
+. recipes/launch/wait.sh || exit 2 # like all paths here, from the root of the checkout
 config=${ACCELERATE_CONFIG:-ds_configs/accelerate_zero2.yaml}
 said=$(mktemp)
 accelerate launch --config_file "$config" --num_machines "$MACHINES" \
@@ -10,15 +11,7 @@ accelerate launch --config_file "$config" --num_machines "$MACHINES" \
   --main_process_ip "${MAIN_ADDRESS:-align-0.align}" --main_process_port 29500 \
   --deepspeed_multinode_launcher standard \
   "$@" 2> >(tee "$said" >&2) &
-launcher=$!
-stopped=
-trap 'stopped=1; kill -TERM "$launcher" 2>/dev/null' TERM
-wait "$launcher"
-code=$?
-while [ -n "$stopped" ] && kill -0 "$launcher" 2>/dev/null; do
-  wait "$launcher"
-  code=$?
-done
+until_ended $! TERM
 sleep 0.2 # tee
 if [ "$code" -ne 0 ] && { [ -n "$stopped" ] || grep -q 'stopped: ' "$said"; }; then
   exit 75

@@ -14,6 +14,7 @@
 # Two minutes before the end this shell (B:) gets SIGUSR1: time for a step and a checkpoint.
 #SBATCH --signal=B:USR1@120
 set -uo pipefail
+. recipes/launch/wait.sh || exit 2 # SLURM runs a copy of this script: from the root, not from beside it
 (($# > 0)) || { echo "usage: sbatch recipes/launch/slurm.sh recipes/NAME.py ARGUMENTS" >&2; exit 2; }
 
 config=${ACCELERATE_CONFIG:-ds_configs/accelerate_zero2.yaml}
@@ -29,19 +30,9 @@ launch='exec accelerate launch --config_file "$0" --num_machines "$SLURM_NNODES"
   --machine_rank "$SLURM_NODEID" --num_processes "$1" --main_process_ip "$2" \
   --main_process_port "$3" --deepspeed_multinode_launcher standard "${@:4}"'
 srun --kill-on-bad-exit=0 bash -c "$launch" "$config" "$processes" "$address" "$port" "$@" &
-step=$!
 
-# The launcher does not pass SIGUSR1 on, but SIGTERM: every rank finishes its step, a checkpoint is
-# written, and the recipe ends with 75, which the launcher turns into 1. So this shell remembers.
-stopped=
-trap 'stopped=1; kill -TERM "$step" 2>/dev/null' USR1 TERM
-wait "$step"
-code=$?
-# A trap ends `wait` before the step has ended.
-while [ -n "$stopped" ] && kill -0 "$step" 2>/dev/null; do
-  wait "$step"
-  code=$?
-done
+# The recipe ends with 75, which the launcher turns into 1. So this shell remembers.
+until_ended $! USR1 TERM
 if [ -n "$stopped" ] && [ "$code" -ne 0 ]; then
   echo "stopped with a checkpoint; requeued: train.resume: auto goes on from it"
   scontrol requeue "$SLURM_JOB_ID"

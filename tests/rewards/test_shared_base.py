@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "policy"))
 import small_runs as runs
 import tiny_policies as tiny
 
+from align.config import UserError
 from align.policy import Policy
 from align.records import Message
 from align.rewards.model import ModelReward
@@ -74,6 +78,28 @@ def test_an_adapter_of_another_base_and_a_policy_without_lora_get_a_model_of_the
         reward = ModelReward(judge / "adapter", policy=policy)
         assert not reward.in_parts
         assert len(reward(PROMPTS, TEXTS, [True] * 4)) == 4
+
+
+def test_a_base_that_is_not_the_one_it_was_trained_on_is_refused(judge, tmp_path):
+    copied = Path(shutil.copytree(judge / "adapter", tmp_path / "adapter"))
+    contract = json.loads((copied / "contract.json").read_text(encoding="utf-8"))
+    assert contract["base_fingerprint"]
+    contract["base_fingerprint"] = "0" * 16
+    (copied / "contract.json").write_text(json.dumps(contract), encoding="utf-8")
+    for policy in (None, policy_of(tmp_path)):
+        with pytest.raises(UserError, match="the base model of"):
+            ModelReward(copied, policy=policy)
+
+
+def test_a_folder_without_a_head_is_refused_as_without_a_policy(judge, tmp_path):
+    copied = Path(shutil.copytree(judge / "adapter", tmp_path / "adapter"))
+    weights = load_file(copied / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".score." not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, copied / "adapter_model.safetensors")
+    for policy in (None, policy_of(tmp_path)):
+        with pytest.raises(UserError, match="has no trained reward head"):
+            ModelReward(copied, policy=policy)
 
 
 def test_ppo_takes_the_same_steps_and_saves_the_policys_adapter_alone(judge, tmp_path):
