@@ -51,11 +51,19 @@ class UserError(Exception):
 
 
 class StopRequested(Exception):
-    """A signal asked the run to stop and a checkpoint was saved (exit code 75)."""
+    """A signal asked the run to stop, on every rank; a checkpoint was saved (exit code 75)."""
 
 
 class Failed(RuntimeError):
-    """A run failed for a reason that its message explains, with what to do (exit code 1)."""
+    """A run failed for a reason that its message explains, with what to do (exit code 1).
+
+    everywhere: every rank raises it, so that all can wait for each other before they end.
+    """
+
+    def __init__(self, message: str, everywhere: bool = False) -> None:
+        """Keep the message and whether all ranks fail alike."""
+        super().__init__(message)
+        self.everywhere = everywhere
 
 
 def is_secret(name: str) -> bool:

@@ -64,10 +64,19 @@ def _guarded(action: Callable[[], int | None]) -> int:
         return WRONG_INPUT
     except StopRequested as stop:
         print(f"{mark}stopped: {stop}", file=sys.stderr, flush=True)
+        _wait_for_the_others()
         return STOPPED
-    except Exception:
+    except Exception as error:
         print(mark + traceback.format_exc(), file=sys.stderr, flush=True)
+        if isinstance(error, Failed) and error.everywhere:
+            _wait_for_the_others()
         return FAILED
+
+
+def _wait_for_the_others() -> None:
+    """Let every rank speak: a launcher ends the others as soon as the first has left."""
+    with suppress(RuntimeError):  # one of them is gone already
+        leave_group()
 
 
 def guarded_once(action: Callable[[], int | None]) -> int:
@@ -141,8 +150,6 @@ def _execute(config: Config, argv: list[str]) -> int:
             with suppress(OSError):  # a full disk has been reported
                 write_manifest(run_dir, manifest | ended)
             _report(run_dir)
-        if stopped:  # all ranks stop together
-            leave_group()
         raise
     end_watch(None)
     if writes:

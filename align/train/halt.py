@@ -109,4 +109,5 @@ def raise_cause(trainer: AlignTrainer) -> None:
     on = f"goes on at step {step + 1}" if step else "starts anew"
     if step:
         on += f" (after a change of a reward's file: --train.resume {saved.removeprefix('saved ')})"
-    raise Failed(f"{cause}. {saved[0].upper()}{saved[1:]}: {command} {on}.") from cause
+    text = f"{cause}. {saved[0].upper()}{saved[1:]}: {command} {on}."
+    raise Failed(text, everywhere=True) from cause

@@ -39,6 +39,13 @@ def short_grace() -> None:
     limit.GRACE_S = 2.0
 
 
+def slow_report() -> None:
+    """Rank 0 takes three seconds over its report, after the others have nothing left to do."""
+    from align import run
+
+    run._report = lambda folder: time.sleep(3)
+
+
 def failing_rank() -> None:
     """Rank 1 fails at its third step, alone."""
     from align.train.sft import TokenTrainer

@@ -123,7 +123,8 @@ def test_a_reward_that_fails_on_one_rank_stops_both(tmp_path, fault, reward):
     )
     folder = tmp_path / "run"
     line = "return scores if os.environ['RANK'] == '0' else scores[0] / 0"
-    running = processes.start("ppo", folder, *OPTIONS, *reward(line), launcher="cpu2")
+    options = (*OPTIONS, *reward(line))
+    running = processes.start("ppo", folder, *options, launcher="cpu2", wrong="slow_report")
     assert running.wait(120) == 1
     assert "Failed: rank 1: RewardError: reward " in running.out, running.out
     assert running.out.count(f"Saved {folder}/checkpoint-4: the same command goes on") == 2
