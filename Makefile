@@ -58,7 +58,8 @@ test: $(STAMP)  ## the fast tests
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW) or nightly)"
 
 test-slow: $(STAMP) compiler  ## several processes, faults, parity with trl, learning: the marked tests
-	$(PYTEST) -m "($(SLOW)) and not nightly"
+	failed=0; $(PYTEST) -n $(WORKERS) --dist loadfile -m "($(SLOW)) and not (distributed or nightly)" || failed=1; \
+	$(PYTEST) -m "distributed and not nightly" || failed=1; exit $$failed
 
 test-distributed: $(STAMP) compiler  ## the matrix of launches and recipes: rewrites the table of docs/scaling.md
 	ALIGN_TABLES=write $(PYTEST) -m "distributed and not nightly"
