@@ -62,7 +62,7 @@ test-slow: $(STAMP) compiler  ## several processes, faults, parity with trl, lea
 	$(PYTEST) -m "distributed and not nightly" || failed=1; exit $$failed
 
 test-distributed: $(STAMP) compiler  ## the matrix of launches and recipes: rewrites the table of docs/scaling.md
-	ALIGN_TABLES=write $(PYTEST) -m "distributed and not nightly"
+	ALIGN_TABLES=write $(PYTEST) -m distributed
 
 test-faults: $(STAMP) compiler  ## kills, full disks, lost ranks: rewrites the table of docs/reliability.md
 	ALIGN_TABLES=write $(PYTEST) -m "faults and not nightly"

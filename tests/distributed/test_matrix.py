@@ -1,7 +1,8 @@
 """Every recipe under every shipped launch: the loss and gradient norm of one process, step by step.
 
 Two ranks with 4 examples each take the step of one process with 8. The column of cpu2 is filled by
-test_recipes.py, which asks more of it.
+test_recipes.py, which asks more of it. `make test-distributed` runs all, every other run those of
+ZeRO-2 and ZeRO-3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import small_runs as runs
 from recipe_launches import METHODS, STEPS, one, two
 
 pytestmark = pytest.mark.distributed
-MODES = ("single", "zero1", "zero2", "zero3", "zero3_offload")
+MODES = [
+    "zero2", "zero3",
+    *(pytest.param(m, marks=pytest.mark.nightly) for m in ("single", "zero1", "zero3_offload")),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=METHODS)
