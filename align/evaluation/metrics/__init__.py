@@ -4,6 +4,22 @@ The folders here are modules for `evaluate.load("align/evaluation/metrics/rouge"
 by path, never imported: some have the name of a function of this package.
 """
 
+from align.evaluation.metrics.overlap import (
+    bleu,
+    chrf,
+    exact_match,
+    f1,
+    is_chinese,
+    normalise,
+    rouge,
+)
+from align.evaluation.metrics.probability import (
+    brier,
+    expected_calibration_error,
+    pass_at_k,
+    tries,
+    worst_cases,
+)
 from align.evaluation.metrics.statistics import (
     Estimate,
     LengthControlled,
@@ -24,7 +40,9 @@ from align.evaluation.metrics.text import (
 )
 
 __all__ = [
-    "Estimate", "LengthControlled", "WinRate", "bootstrap", "direction_agreement", "distinct_n",
-    "length_controlled", "ngrams", "outcomes_from_scores", "repetition", "self_bleu",
-    "text_metrics", "units", "win_rate",
+    "Estimate", "LengthControlled", "WinRate", "bleu", "bootstrap", "brier", "chrf",
+    "direction_agreement", "distinct_n", "exact_match", "expected_calibration_error", "f1",
+    "is_chinese", "length_controlled", "ngrams", "normalise", "outcomes_from_scores", "pass_at_k",
+    "repetition", "rouge", "self_bleu", "text_metrics", "tries", "units", "win_rate",
+    "worst_cases",
 ]  # fmt: skip
