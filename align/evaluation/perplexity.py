@@ -187,3 +187,28 @@ def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
+
+
+def logps_of(
+    completions: Sequence[str], prompts: Sequence[str], *models: Any
+) -> list[list[list[float]]]:
+    """Log-probabilities of the tokens of completions under each of several models, nats.
+
+    models: folders, or (model, tokenizer); the first's tokenizer and template render all. The end
+    of the turn is scored too. ValueError where two models read other tokens.
+    """
+    from align.chat import render_completion
+    from align.checkpoints import load_causal_lm
+    from align.evaluation.compare import same_tokens
+    from align.records import parse_messages
+
+    loaded = [m if isinstance(m, tuple) else load_causal_lm(m) for m in models]
+    tokenizer = loaded[0][1]
+    if not all(same_tokens(tokenizer, other) for _, other in loaded[1:]):
+        raise ValueError("the models have other tokenizers or templates: log-probs do not compare")
+    rows = [
+        render_completion(tokenizer, parse_messages(p), c)[:2]
+        for p, c in zip(prompts, completions, strict=True)
+    ]
+    ids, targets = [r[0] for r in rows], [r[1] for r in rows]
+    return [completion_logps(model, ids, targets) for model, _ in loaded]

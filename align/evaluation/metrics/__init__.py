@@ -5,6 +5,7 @@ by path, never imported: some have the name of a function of this package.
 """
 
 from align.evaluation.metrics.overlap import (
+    ROUGE_TYPES,
     bleu,
     chrf,
     exact_match,
@@ -40,7 +41,7 @@ from align.evaluation.metrics.text import (
 )
 
 __all__ = [
-    "Estimate", "LengthControlled", "WinRate", "bleu", "bootstrap", "brier", "chrf",
+    "ROUGE_TYPES", "Estimate", "LengthControlled", "WinRate", "bleu", "bootstrap", "brier", "chrf",
     "direction_agreement", "distinct_n", "exact_match", "expected_calibration_error", "f1",
     "is_chinese", "length_controlled", "ngrams", "normalise", "outcomes_from_scores", "pass_at_k",
     "repetition", "rouge", "self_bleu", "text_metrics", "tries", "units", "win_rate",
