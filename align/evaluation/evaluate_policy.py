@@ -167,8 +167,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, help="run directory or model folder")
     p.add_argument(
-        "--suite", action="append", default=[], metavar="FILE",
-        help="suite file, or the name of a shipped one; may be given several times",
+        "--suite", action="extend", nargs="+", default=[], metavar="FILE",
+        help="suite files, or names of shipped ones",
     )  # fmt: skip
     p.add_argument("--prompts", help="prompts to sample on, JSONL")
     p.add_argument("--texts", help="documents for perplexity: .txt (one a line) or {'text'} JSONL")
