@@ -33,7 +33,7 @@ def _both(probabilities: Sequence[float], labels: Sequence[float]) -> tuple[np.n
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
     if p.shape != y.shape or not p.size:
         raise ValueError(f"need equally many probabilities and labels, got {p.size} and {y.size}")
-    if ((p < 0) | (p > 1)).any() or not np.isin(y, (0, 1)).all():
+    if not ((p >= 0) & (p <= 1)).all() or not np.isin(y, (0, 1)).all():
         raise ValueError("probabilities must lie in [0, 1] and labels be 0 or 1")
     return p, y
 
