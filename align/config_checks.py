@@ -43,6 +43,7 @@ def check_rules(config: Config) -> None:
     _data_rules(config)
     _train_rules(config)
     _not_here_yet(config)
+    _eval_rules(config)
     fresh = (None, "auto") if config.method == "pretrain" else (None,)
     if config.method in NEEDED and config.method != "tokenizer" and config.policy.path in fresh:
         _shape_rules(config)
@@ -173,9 +174,11 @@ def _needs_evaluation(config: Config) -> None:
             reason = "needs evaluations to wait for"
             raise UserError(field, value, reason, "Set train.eval_steps")
         prompts = method == "ppo" and config.eval.prompts
-        if not (data.validation or data.validation_fraction or prompts):
+        suite = method != "reward" and config.eval.suite
+        if not (data.validation or data.validation_fraction or prompts or suite):
             reason = "needs held-out data to evaluate on"
-            raise UserError(field, value, reason, "Set data.validation or data.validation_fraction")
+            fix = "Set data.validation, data.validation_fraction or eval.suite"
+            raise UserError(field, value, reason, fix)
 
 
 def _shape_rules(config: Config) -> None:
@@ -296,15 +299,23 @@ def _critic_rules(config: Config) -> None:
         raise UserError("ppo.critic_warmup_updates", warm, reason, "Use ppo.critic: separate")
 
 
+def _eval_rules(config: Config) -> None:
+    """What is measured beside the loss; the suite's file is looked at in align.evaluation."""
+    ev, method = config.eval, config.method
+    if ev.suite is not None and method == "pretrain" and config.pretrain.arch == "bert":
+        reason = "cannot be used with pretrain.arch=bert: a masked model writes no answers"
+        raise UserError("eval.suite", ev.suite, reason, "Use null")
+    if ev.judge is not None and ev.suite is None and method in ("pretrain", "sft", "dpo", "orpo"):
+        reason = f"has nothing to score: {method} samples only for a suite"
+        raise UserError("eval.judge", ev.judge, reason, "Set eval.suite, or null")
+    if method == "ppo" and ev.n > 1 and ev.temperature == 0:
+        reason = "draws the same completion every time at eval.temperature=0"
+        raise UserError("eval.n", ev.n, reason, "Set eval.temperature: 1.0, or use 1")
+
+
 def _not_here_yet(config: Config) -> None:
     """Refuse what the contract names and this version does not have."""
     here = Path(__file__).parent
-    if config.eval.suite is not None:
-        raise UserError("eval.suite", config.eval.suite, "is not in this version", "Use null")
-    if config.eval.judge is not None:
-        reason = "is not read by training in this version"
-        fix = "Use null, and tools.compare_runs.judge"
-        raise UserError("eval.judge", config.eval.judge, reason, fix)
     if config.method != "ppo":
         return
     if config.rollout.engine != "hf" and not (here / "rollout" / "vllm.py").exists():

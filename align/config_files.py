@@ -52,6 +52,8 @@ def check_files(config: Config) -> None:
         _model("tokenizer.extend", config.tokenizer.extend, files=base)
         for i, path in enumerate(config.tokenizer.compare_with):
             _model(f"tokenizer.compare_with.{i}", path, files=base)
+    if method in ("pretrain", "sft", "dpo", "orpo", "ppo") and config.eval.judge is not None:
+        _file("eval.judge", config.eval.judge.removeprefix("naive_bayes:"), folder_too=True)
     if method == "ppo":
         _model("ppo.critic_path", config.ppo.critic_path)
         _file("eval.prompts", config.eval.prompts)

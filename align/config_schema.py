@@ -253,9 +253,11 @@ class Eval:
     """Held-out evaluation."""
 
     prompts: str | None = key(None, "held-out prompts; null: data.validation or a split")
-    suite: str | None = key(None, "not in this version")
-    judge: str | None = key(None, "not read here; see tools.compare_runs.judge")
+    suite: str | None = key(None, "suite file or shipped suite, run at every evaluation")
+    judge: str | None = key(None, "naive Bayes JSON or reward-model folder that scores samples")
     num_samples: int = key(64, "prompts sampled at an evaluation", ge=1)
+    n: int = key(1, "ppo: completions of each prompt at an evaluation", ge=1)
+    pass_score: float | None = key(None, "ppo: a score from which a completion passes (pass@k)")
     temperature: float = key(0.0, "sampling temperature at evaluation; 0: greedy", ge=0)
     seeds: list[int] = key(factory=lambda: [0], help="sampling seeds; training uses the first")
 

@@ -19,6 +19,7 @@ from align.config_errors import UserError
 from align.data.corpus import iter_texts
 from align.dry_run_cost import cost_lines
 from align.dry_run_size import meta_module, size_lines
+from align.evaluation.suite_config import training_suite
 from align.prerequisites import fill, has_demo_data, missing_stages, uses_demo_data
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def dry_run(config: Config) -> int:
     if first := first + missing_stages(config):
         print(f"# built first, because `auto` refers to them: {', '.join(first)}\n")
     print("# batches\n" + "\n".join(batch_lines(plan)) + "\n")
+    if suite := training_suite(plan):
+        lines = [f"  {t.name}: {t.kind}, {len(t.rows)} rows" for t in suite.tasks]
+        print(f"# suite {suite.name}, at every evaluation\n" + "\n".join(lines) + "\n")
     tokenizer = load_tokenizer(plan) if plan.method != "tokenizer" else None
     print(f"# one example ({OPEN}…{CLOSE} is in the loss)\n" + example(plan, tokenizer) + "\n")
     if plan.method != "tokenizer":

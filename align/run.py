@@ -21,6 +21,7 @@ from align import launch_env
 from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import Failed, StopRequested, UserError
 from align.disk import check_writable, disk_trouble
+from align.evaluation.suite_config import check_suite
 from align.files import write_atomic
 from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
 
@@ -95,6 +96,7 @@ def _dispatch(method: str, argv: list[str]) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return DONE
+    check_suite(config)
     set_environment(config)
     if arguments.dry_run:
         from align.dry_run import dry_run

@@ -22,7 +22,7 @@ import yaml
 
 from align.config import DEFAULT_FILE, load_config
 from align.config_errors import UserError
-from align.run import guarded_once
+from align.run import guarded, guarded_once
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -40,13 +40,17 @@ MAINS = {
 _SWITCHED_OFF = ("clean_corpus",)
 # These have a --dry_run of their own, which shows more than the command.
 _OWN_DRY_RUN = ("import_annotations",)
+# Their work is shared by the processes of a launch; the others run on rank 0 alone.
+_EVERY_RANK = ("evaluate_policy",)
+_ASKS_ONLY = {"-h", "--help", "--print_config", "--dry_run"}
 _OVERRIDE = re.compile(r"--[a-z_]+\.[^=]+(=|$)")
 
 
 def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     """Run a tool; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded_once(lambda: _run(name, words))
+    shared = name in _EVERY_RANK and not _ASKS_ONLY & set(words)
+    return (guarded if shared else guarded_once)(lambda: _run(name, words))
 
 
 def _run(name: str, words: list[str]) -> int:

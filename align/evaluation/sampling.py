@@ -58,22 +58,49 @@ class Outputs:
 def sample(
     model: Any, tokenizer: Any, prompts: list[Prompt], seeds: Sequence[int], decoding: Decoding
 ) -> Outputs:
-    """One completion of each prompt under each seed."""
-    from align.chat import render_prompt, stop_ids
-    from align.rollout.hf import HFSampler
+    """One completion of each prompt under each seed; ranks share the work, and get all of it.
+
+    What is drawn depends on the seed and on the number of the prompt, not on the batch or the rank.
+    """
+    from align.chat import render_prompt
 
     ids = [render_prompt(tokenizer, list(p.messages)) for p in prompts]
+    return sample_ids(model, tokenizer, prompts, ids, seeds, decoding)
+
+
+def sample_ids(
+    model: Any, tokenizer: Any, prompts: list[Prompt], ids: list[list[int]], seeds: Sequence[int],
+    decoding: Decoding, stops: Sequence[int] | None = None, strings: Sequence[str] = (),
+) -> Outputs:  # fmt: skip
+    """As `sample`, of prompts that are tokens already.
+
+    stops: ids that end a completion; None: the template's and EOS. strings: texts that do.
+    """
+    from align.chat import stop_ids
+    from align.evaluation.ranks import in_chunks
+    from align.rollout.hf import HFSampler
+
     sampler = HFSampler(
-        model, tokenizer, stop_ids=stop_ids(tokenizer), **asdict(decoding)
-    )
-    rows: list[Any] = [None] * (len(prompts) * len(seeds))
-    for s, seed in enumerate(seeds):
-        got = sampler.sample(ids, 1, seed)
-        for p in range(len(prompts)):
-            rows[p * len(seeds) + s] = (got.completions[p], got.texts[p], got.finished[p])
+        model, tokenizer, stop_ids=stop_ids(tokenizer) if stops is None else stops,
+        stop_strings=strings, **asdict(decoding),
+    )  # fmt: skip
+
+    def work(chunk: list[int]) -> list[list[tuple[list[int], str, bool]]]:
+        drawn = [prompt_seed(seed, i) for i in chunk for seed in seeds]
+        got = sampler.sample([ids[i] for i in chunk], len(seeds), drawn)
+        rows = list(zip(got.completions, got.texts, got.finished, strict=True))
+        return [rows[k * len(seeds) : (k + 1) * len(seeds)] for k in range(len(chunk))]
+
+    grid = in_chunks([len(i) for i in ids], max(1, decoding.batch_size // len(seeds)), work)
+    rows = [row for per_prompt in grid for row in per_prompt]
     completions, texts, finished = (list(column) for column in zip(*rows, strict=True))
     repeated = [i for i in ids for _ in seeds]
     return Outputs(prompts, list(seeds), repeated, completions, texts, finished)
+
+
+def prompt_seed(seed: int, number: int) -> int:
+    """Seed of one prompt's own stream of random numbers."""
+    return int(np.random.SeedSequence([seed % 2**63, number]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def fitting(
@@ -120,3 +147,22 @@ def score(reward: Any, outputs: Outputs) -> np.ndarray:
     """(rows,) rewards."""
     prompts = [list(p.messages) for p in outputs.row_prompts]
     return np.asarray(reward(prompts, outputs.texts, outputs.finished), dtype=np.float64)
+
+
+def shared_scores(
+    reward: Any, messages: Sequence[Any], texts: Sequence[str], finished: Sequence[bool],
+    batch_size: int,
+) -> np.ndarray:  # fmt: skip
+    """(rows,) rewards; ranks share the rows. For a judge give `as_reward(judge)`."""
+    from align.evaluation.ranks import in_chunks
+
+    def work(chunk: list[int]) -> list[float]:
+        asked, said = [messages[i] for i in chunk], [texts[i] for i in chunk]
+        return list(reward(asked, said, [finished[i] for i in chunk]))
+
+    return np.asarray(in_chunks([len(t) for t in texts], batch_size, work), dtype=np.float64)
+
+
+def as_reward(judge: Any) -> Any:
+    """A judge of single texts with the arguments of a reward; None stays None."""
+    return judge and (lambda messages, texts, finished: judge.score(messages, texts))

@@ -49,7 +49,7 @@ class Interrupted(Exception):
 class Sampler(Protocol):
     """Anything that completes prompts."""
 
-    def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
+    def sample(self, prompts: list[list[int]], n: int, seed: int | Sequence[int]) -> Samples:
         """Return n completions of each prompt; equal arguments and weights give equal samples."""
         ...
 

@@ -72,18 +72,16 @@ class HFSampler:
             raise TypeError(f"{type(base).__name__}.forward takes no key/value cache")
         self._optional = {k for k in ("position_ids", "logits_to_keep") if k in accepts}
 
-    def sample(self, prompts: list[list[int]], n: int, seed: int) -> Samples:
+    def sample(self, prompts: list[list[int]], n: int, seed: int | Sequence[int]) -> Samples:
         """Return n completions of each prompt, in the order of the prompts.
 
+        seed: one for all, or one for each completion, whose sample then depends on nothing else.
         Raises UserError when the longest prompt leaves no room for max_new_tokens,
         FloatingPointError when the model's logits are not finite, and Interrupted.
         """
         self._check(prompts)
         rows = len(prompts) * n
-        generator = torch.Generator().manual_seed(seed)
-        # 53 random bits: with float32's 24 a token of probability 1e-8 would come up six times too
-        # often or never, and a large vocabulary has many of them.
-        uniform = torch.rand(rows, self.max_new_tokens, generator=generator, dtype=torch.float64)
+        uniform = uniform_rows(rows, self.max_new_tokens, seed)
         order = sorted(range(rows), key=lambda row: (-len(prompts[row // n]), row))
         completions: list[list[int]] = [[]] * rows
         logps: list[list[float]] = [[]] * rows
@@ -236,6 +234,22 @@ class HFSampler:
             raise ValueError(
                 f"synced_gpus needs equally many completions on every rank, got {least} to {most}"
             )
+
+
+def uniform_rows(rows: int, steps: int, seed: int | Sequence[int]) -> Tensor:
+    """(rows, steps) numbers in [0, 1) from one seed, or each row from its own.
+
+    They have 53 random bits: with float32's 24 a token of probability 1e-8 would come up six times
+    too often or never, and a large vocabulary has many of them.
+    """
+    seeds, shape = ([seed], (rows, steps)) if isinstance(seed, int) else (seed, (1, steps))
+    drawn = [
+        torch.rand(shape, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+        for s in seeds
+    ]
+    if sum(map(len, drawn)) != rows:
+        raise ValueError(f"{len(drawn)} seeds for {rows} completions")
+    return torch.cat(drawn) if drawn else torch.zeros(0, steps, dtype=torch.float64)
 
 
 def _wide(device: torch.device) -> torch.dtype:

@@ -38,6 +38,7 @@ from align.train.halt import Halt, measured_or_halted, next_batches
 from align.train.meter import Meter, Objective
 from align.train.resume import restore, write_state
 from align.train.schedule import Scheduled
+from align.train.suite_evaluation import Measures
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -65,10 +66,10 @@ class AlignTrainer(Scheduled):
         # Processes that share a layer's halves share their examples.
         self.place, self.places = data_place(config, args.process_index, args.world_size)
         self.train_groups, self.held_out = train, held_out
-        if not len(held_out):
+        self.measures = Measures.of(config, args.device)
+        if not len(held_out) and self.measures.suite is None:
             args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
-        self.meter = Meter()
-        self._reference_checked = False
+        self.meter, self._reference_checked = Meter(), False
         spike = config.train.loss_spike
         factor = spike.factor if self.watches_loss else math.inf
         self.guard = Guard(spike.action == "continue", factor)
@@ -81,7 +82,7 @@ class AlignTrainer(Scheduled):
             args=args,
             # The Trainer only looks whether there are any: loaders and evaluation are ours.
             train_dataset=train if len(train) else None,  # type: ignore[arg-type]
-            eval_dataset=held_out if len(held_out) else None,  # type: ignore[arg-type]
+            eval_dataset=held_out if len(held_out) else self.measures.suite,  # type: ignore[arg-type]
             processing_class=None,
             callbacks=[*callbacks, GuardCallback(self)],
         )

@@ -18,6 +18,7 @@ from align.rollout import Interrupted
 from align.train import watch
 from align.train.callbacks import StopOnSignal
 from align.train.resume import is_over
+from align.train.suite_evaluation import suite_figures
 
 if TYPE_CHECKING:
     from align.train.base import AlignTrainer
@@ -74,7 +75,8 @@ def next_batches(trainer: AlignTrainer, source: Iterator[Any], number: int) -> l
 def measured_or_halted(trainer: AlignTrainer) -> dict[str, float] | None:
     """Figures of the held-out groups; None where measuring them ends the run."""
     try:
-        return trainer.measure()
+        measured = trainer.measure() if len(trainer.held_out) else {}
+        return measured | suite_figures(trainer)
     except Halt as halt:
         # After training there is nothing to save; the best model needs a figure to be compared by.
         if not trainer.is_in_train or trainer.args.metric_for_best_model is not None:

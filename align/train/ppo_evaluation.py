@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,23 +10,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from align.distributed import barrier, gather_objects, rank
+from align.evaluation.metrics import pass_at_k, tries, worst_cases
+from align.evaluation.sampling import prompt_seed
 from align.groups import TokenGroup
 from align.records import messages_json
-from align.rollout import rank_seed
 from align.train.batches import FILLER, eval_parts
 from align.train.halt import agreed
 from align.train.samples import append_samples
 
 if TYPE_CHECKING:
+    from align.config_schema import Eval
     from align.train.ppo import PpoTrainer
 
 
 def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     """Figures over all held-out prompts and ranks; appends the samples to samples.jsonl.
 
-    score/mean and score/std are raw rewards. kl/sum: Σ log π − log π_ref over a sample's tokens at
-    rollout.temperature, averaged; an estimate of KL where eval.temperature equals it, and below
-    that (greedy) the log-ratio of what the policy would say first.
+    score/mean and score/std are raw rewards, score/p1, p5, p10 and min their worst cases; with
+    eval.n completions a prompt score/best is the mean of each prompt's best, and pass@k is of those
+    that score eval.pass_score. judge/mean is eval.judge's. kl/sum: Σ log π − log π_ref over a
+    sample's tokens at rollout.temperature, averaged; an estimate of KL where eval.temperature
+    equals it, and below that (greedy) the log-ratio of what the policy would say first.
     """
     args = trainer.args
     with trainer.collector.whole() as lm:  # gathered once for all parts
@@ -37,7 +42,10 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     barrier()
     scores = torch.tensor([row["score"] for row in everything], dtype=torch.float64)
     count = len(everything)
+    judged = [row["judge"] for row in everything if "judge" in row]
     return {
+        **({"judge/mean": math.fsum(judged) / count} if judged else {}),
+        **_of_tries(scores.reshape(-1, trainer.settings.eval.n), trainer.settings.eval),
         "score/mean": float(scores.mean()),
         "score/std": float(scores.std(unbiased=False)),
         "kl/sum": sum(row["kl"] for row in everything) / count,
@@ -55,26 +63,49 @@ def _rows(trainer: PpoTrainer, lm: Any) -> list[dict[str, Any]]:
         len(trainer.eval_prompts), args.per_device_eval_batch_size,
         rank=args.process_index, world=args.world_size,
     )  # fmt: skip
-    seed = rank_seed(trainer.settings.eval.seeds[0], args.process_index)
-    for number, part in enumerate(parts):
-        chosen = [trainer.eval_prompts[i if i != FILLER else 0] for i in part]
-        samples = collector.sample(chosen, seed + number, lm, n=1, temperature=temperature)
-        scores = agreed(partial(collector.score, chosen, samples, 1)).tolist()
-        groups = [TokenGroup(p.ids, [c]) for p, c in zip(chosen, samples.completions, strict=True)]
+    seed, n = trainer.settings.eval.seeds[0], trainer.settings.eval.n
+    for part in parts:
+        places = [i if i != FILLER else 0 for i in part]
+        chosen = [trainer.eval_prompts[i] for i in places]
+        # The prompt's own, so that neither the rank nor the batch decides what is drawn.
+        seeds = [prompt_seed(seed + s, i) for i in places for s in range(n)]
+        samples = collector.sample(chosen, seeds, lm, n=n, temperature=temperature)
+        scores = agreed(partial(collector.score, chosen, samples, n)).tolist()
+        groups = [
+            TokenGroup(p.ids, samples.completions[k * n : (k + 1) * n])
+            for k, p in enumerate(chosen)
+        ]
         measured = collector.measure(groups)
         ratio = (measured["logps"] - measured["ref_logps"]).split(
             [len(c) for c in samples.completions]
         )
+        judge = trainer.measures.judge
+        asked = [p.messages for p in chosen for _ in range(n)]
+        judged = agreed(partial(judge.score, asked, samples.texts)) if judge else []
         if part[0] == FILLER:
             continue
-        for i, item in enumerate(chosen):
+        for i, messages in enumerate(asked):
             rows.append({
                 "step": trainer.state.global_step,
-                "prompt": messages_json(item.messages),
+                "prompt": messages_json(messages),
                 "completion": samples.texts[i],
                 "score": scores[i],
                 "kl": float(ratio[i].sum()),
                 "tokens": len(samples.completions[i]),
                 "finished": samples.finished[i],
+                **({"judge": float(judged[i])} if judge else {}),
             })  # fmt: skip
     return rows
+
+
+def _of_tries(scores: torch.Tensor, settings: Eval) -> dict[str, float]:
+    """Worst cases of scores (P, n), and of n > 1 tries what the best of them give."""
+    found = {f"score/{name}": value for name, value in worst_cases(scores.numpy()).items()}
+    if settings.n > 1:
+        found["score/best"] = float(scores.max(dim=1).values.mean())
+    if settings.pass_score is not None:
+        passed = (scores >= settings.pass_score).sum(dim=1).tolist()
+        for k in tries(settings.n):
+            each = [pass_at_k(settings.n, int(c), k) for c in passed]
+            found[f"pass@{k}"] = math.fsum(each) / len(each)
+    return found

@@ -135,7 +135,11 @@ class Collector:
         return Rollout(update, groups)
 
     def sample(
-        self, prompts: Sequence[PromptItem], seed: int, lm: Any = None, **overrides: Any
+        self,
+        prompts: Sequence[PromptItem],
+        seed: int | Sequence[int],
+        lm: Any = None,
+        **overrides: Any,
     ) -> Samples:
         """N completions of each prompt from the current policy; lm: what `whole` gave, if open."""
         trainer, n = self.trainer, overrides.pop("n", self.rollout.n)

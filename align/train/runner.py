@@ -20,6 +20,7 @@ from align.config_errors import UserError
 from align.config_parallel import sizes_of
 from align.disk import say_space
 from align.distributed import barrier, rank
+from align.evaluation.suite_config import best_direction
 from align.files import write_atomic
 from align.jsonl import Counts
 from align.launch_env import check_world, under_deepspeed
@@ -53,6 +54,8 @@ def training_arguments(config: Config, **overrides: Any) -> TrainingArguments:
         disable_tqdm=True,  # our own progress
         include_num_input_tokens_seen="no",  # counted in get_batch_samples
     )
+    if (more := best_direction(config)) is not None:
+        given.setdefault("greater_is_better", more)
     if config.train.early_stopping_patience is not None:
         best = "eval_score/mean" if config.method == "ppo" else "eval_loss"
         given.setdefault("metric_for_best_model", best)
@@ -145,7 +148,7 @@ def run_training(
     trainer.train(resume_from_checkpoint=verified_checkpoint(config))
     raise_cause(trainer)
     metrics = last_figures(trainer)
-    if len(trainer.held_out):
+    if len(trainer.held_out) or trainer.measures.suite:
         metrics |= final_evaluation(trainer) or trainer.evaluate()
     final = Path(config.train.output_dir) / "final"
     if save is not None:

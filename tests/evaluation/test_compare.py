@@ -216,5 +216,5 @@ def test_evaluate_policy_end_to_end(world, tmp_path, capsys):
     assert result["generation"]["length_tokens"] <= 8
     assert (tmp_path / "e" / "report.html").is_file()
     assert "report:" in capsys.readouterr().out
-    with pytest.raises(UserError, match="both missing"):
+    with pytest.raises(UserError, match="all missing"):
         evaluate_policy.evaluate(world["ppo"])
