@@ -196,7 +196,7 @@ def bars(summary: dict, colours: Colours) -> dict:
          0.5),
         *_judge_bars(summary, bar),
         ("Equal-length reward gain", "length differences regressed out",
-         [bar(r, r["length_controlled"]["gain"]) for r in others], None),
+         [bar(r, e["gain"], e) for r in others if (e := r["length_controlled"])], None),
         ("Length", "tokens", mean("length"), None),
         ("Distinct-2", "share of distinct bigrams over all samples",
          [bar(r, r["distinct_2"]) for r in runs], None),
