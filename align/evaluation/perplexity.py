@@ -107,9 +107,7 @@ def perplexity(
     return Likelihood(nll, sum(len(t) for t in targets), chars, count)
 
 
-def windows(
-    ids: Sequence[int], window: int, stride: int
-) -> Iterator[tuple[list[int], list[int]]]:
+def windows(ids: Sequence[int], window: int, stride: int) -> Iterator[tuple[list[int], list[int]]]:
     """(context, scored tokens) pairs that score every token but the first exactly once."""
     done = 1
     end = min(window, len(ids))
