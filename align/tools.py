@@ -35,6 +35,8 @@ MAINS = {
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
     "generate": "align.evaluation.generate",
+    "red_team": "align.redteam.red_team",
+    "canaries": "align.redteam.canaries",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
