@@ -34,9 +34,9 @@ _ABSTAINS = re.compile(
     r"|have (?:access|information|enough|a record|any (?:information|record|data)))"
     r"|\bno (?:such|record|evidence|information|way (?:to|of) know)"
     r"|\bthere (?:is|are|was|were) no\b|\bnever (?:existed|happened|wrote|took place)"
-    r"|\bnot (?:aware|possible to know|yet|true|correct|accurate|real)\b|\bha(?:s not|sn't) (?:yet|been)"
-    r"|\bunable to|\bfictional|\bfalse premise|\bmisconception|\bincorrect|\bmistaken|\bactually\b"
-    r"|\bunknown\b|\bimpossible to (?:know|say|predict)|\bha(?:s not|sn't) happened"
+    r"|\bnot (?:aware|possible to know|yet|true|correct|accurate|real)\b"
+    r"|\bunable to|\bfictional|\bfalse premise|\bmisconception|\bincorrect|\bmistaken"
+    r"|\bunknown\b|\bimpossible to (?:know|say|predict)|\bha(?:s not|sn't) (?:yet|been|happened)"
 )
 
 

@@ -20,8 +20,8 @@ def likelihood_gaps(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> dict
         gap  = max over groups of m − min over groups of m, nats
 
     The same two answers stand behind every group, so their lengths cancel. Returns the mean gap
-    over probes with a bootstrap interval, by language, and each probe's margins; None where no probe
-    has groups and continuations, or the template takes none.
+    over probes with a bootstrap interval, by language, and the margins of the worst; None where no
+    probe has groups and continuations, or the template takes none.
     """
     from align.chat import render_completion
     from align.evaluation.perplexity import completion_logps

@@ -22,11 +22,12 @@ _CJK = re.compile(r"[\u3400-\u9fff]")
 _COMMON_ZH = set(
     "的了我你他她它们怎么样请帮给在是有和把让一个这那不能会要可以说什为吗呢吧被从到用想做写"
 )
-_COMMON_EN = frozenset(
-    "about after also been before being could does doing from have having here into just like "
-    "make many more most much must need never only other over please same should some such tell "
-    "than that their them then there these they this those through very want were what when "
-    "where which while will with would write your yours give show know without".split()  # noqa: SIM905
+_COMMON_EN = re.compile(
+    "about|after|also|been|before|being|could|does|doing|from|have|having|here|into|just|"
+    "like|make|many|more|most|much|must|need|never|only|other|over|please|same|should|"
+    "some|such|tell|than|that|their|them|then|there|these|they|this|those|through|very|"
+    "want|were|what|when|where|which|while|will|with|would|write|your|yours|give|show|"
+    "know|without"
 )
 
 
@@ -83,7 +84,7 @@ def _decoded(text: str) -> list[str]:
 def topic_words(text: str) -> set[str]:
     """What a text is about: pairs of Chinese characters, and beginnings of longer other words."""
     units = metrics.units(folded(text))
-    words = {u[:5] for u in units if len(u) >= 4 and u.isascii() and u not in _COMMON_EN}
+    words = {u[:5] for u in units if len(u) >= 4 and u.isascii() and not _COMMON_EN.fullmatch(u)}
     han = [u if _CJK.match(u) and u not in _COMMON_ZH else "" for u in units]
     return words | {a + b for a, b in pairwise(han) if a and b}
 
