@@ -69,8 +69,8 @@ def _table(result: dict[str, Any]) -> dict[str, Any]:
         "notes": [
             "Exposure: log2 of the number of possible secrets minus log2 of the secret's rank by "
             f"likelihood; at most {result['max_exposure']:.1f} bits. Chance alone gives "
-            f"{result['expected_by_chance']:.2f} bits on average. Extracted: greedy decoding says it."
-            " Intervals are 95 %: bootstrap over canaries, Wilson's.",
+            f"{result['expected_by_chance']:.2f} bits on average. Extracted: greedy decoding says"
+            " it. Intervals are 95 %: bootstrap over canaries, Wilson's.",
         ],
     }
 
