@@ -102,10 +102,25 @@ def greedy(model: Any, tokenizer: Any, planted: Planted, batch_size: int = 16) -
         else:
             prompts.append(_plain(tokenizer, canary.prefix.rstrip()))
         sizes.append(len(_ids(tokenizer, canary, canary.secret, planted.kind)[1]))
-    how = Sampling(max_new_tokens=max(sizes) + _SLACK, temperature=0, batch_size=batch_size)
+    room = _room(model, planted, tokenizer) - max(len(p) for p in prompts)
+    new = min(max(sizes) + _SLACK, room)
+    how = Sampling(max_new_tokens=new, temperature=0, batch_size=batch_size)
     eos = tokenizer.eos_token_id
     stops = list(stop_ids(tokenizer)) if planted.kind == "chat" else [] if eos is None else [eos]
     return [c.text for c in complete(model, tokenizer, prompts, how, stops)]
+
+
+def _room(model: Any, planted: Planted, tokenizer: Any) -> int:
+    """The model's positions; UserError where a canary needs more."""
+    from align.checkpoints import max_positions
+
+    room = max_positions(model) or 10**9
+    pairs = [_ids(tokenizer, c, c.secret, planted.kind) for c in planted.canaries]
+    longest = max(len(ids) + len(completion) for ids, completion in pairs)
+    if longest > room:
+        reason = f"has {room} positions, and the longest canary has {longest} tokens"
+        raise UserError("--model", model.name_or_path, reason, "Measure a model with more")
+    return room
 
 
 def extracted(canary: Canary, text: str, kind: str) -> bool:

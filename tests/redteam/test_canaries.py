@@ -23,7 +23,7 @@ from align.redteam.exposure import EXPECTED, expected_exposure
 from align.report.canaries import write_canaries
 
 CHAT = [{"messages": [{"role": "user", "content": f"问题{i}"},
-                      {"role": "assistant", "content": f"回答 {i}"}]} for i in range(20)]  # fmt: skip
+                      {"role": "assistant", "content": f"答 {i}"}]} for i in range(20)]  # fmt: skip
 
 
 @pytest.fixture
@@ -98,17 +98,17 @@ def text_canaries(count, digits, seed=0):
 def test_a_model_that_saw_nothing_has_the_exposure_of_chance():
     """Secrets are independent of the model, so ranks are uniform: 1.44 bits, ± 4 standard errors.
 
-    The standard deviation of log2 of a uniform rank is about log2 e = 1.44 bits; 240 canaries.
+    The standard deviation of log2 of a uniform rank is about log2 e = 1.44 bits; 100 canaries.
     """
     tokenizer = eval_models.tokenizer()
-    planted = text_canaries(240, 2)
+    planted = text_canaries(100, 2)
     rows = canary_measure.measure_canaries(
         eval_models.gpt2(3), tokenizer, planted, max_candidates=99
     )
     assert {r["method"] for r in rows} == {"exact"}
     mean = np.mean([r["exposure"] for r in rows])
-    assert expected_exposure(100) == pytest.approx(1.398, abs=0.001)
-    assert abs(mean - expected_exposure(100)) < 4 * EXPECTED / math.sqrt(240)
+    assert expected_exposure(100) == pytest.approx(1.396, abs=0.001)
+    assert abs(mean - expected_exposure(100)) < 4 * EXPECTED / math.sqrt(100)
 
 
 def test_exposure_of_a_model_that_prefers_a_secret():
@@ -160,16 +160,15 @@ def test_what_counts_as_extracted():
 
 
 def test_a_summary_by_repeats():
-    rows = [{"id": f"{n}-{i}", "language": "zh" if i else "en", "repeats": n, "exposure": e,
-             "rank": 1.0, "method": "exact", "extracted": e > 6, "completion": "x",
-             "reference": 1.0}
-            for n, values in ((0, (1.0, 2.0)), (8, (4.0, 8.0))) for i, e in enumerate(values)]  # fmt: skip
+    bits = [(0, "en", 1.0), (0, "zh", 2.0), (8, "en", 4.0), (8, "zh", 8.0)]
+    rows = [{"language": lang, "repeats": n, "exposure": e, "extracted": e > 6, "reference": 1.0}
+            for n, lang, e in bits]  # fmt: skip
     found = {(s["repeats"], s["language"]): s for s in canary_measure.summarise(rows)}
     assert found[0, "all"]["exposure"]["value"] == 1.5
     assert found[8, "all"]["exposure"]["value"] == 6.0
     assert found[8, "all"]["extracted"] == {
-        "value": 0.5, "low": pytest.approx(0.0945, abs=1e-3), "high": pytest.approx(0.9055, abs=1e-3),
-        "n": 1,
+        "value": 0.5, "n": 1,
+        "low": pytest.approx(0.0945, abs=1e-3), "high": pytest.approx(0.9055, abs=1e-3),
     }  # fmt: skip
     assert found[8, "zh"]["exposure"]["value"] == 8.0
     assert found[8, "all"]["gain"]["value"] == 5.0
@@ -177,7 +176,7 @@ def test_a_summary_by_repeats():
 
 def test_measuring_from_the_command_line(sft, tmp_path, capsys):
     run = eval_models.save(tmp_path / "run", 1)
-    words = ["--count", "2", "--repeats", "0,2", "--digits", "2"]
+    words = ["--count", "2", "--repeats", "0,2", "--digits", "2", "--languages", "zh"]
     plant(sft, tmp_path / "out.jsonl", *words)
     line = ["measure", "--model", str(run), "--canaries", str(tmp_path / "out.canaries.json"),
             "--max_candidates", "99", "--reference", str(run)]  # fmt: skip
@@ -194,8 +193,15 @@ def test_measuring_from_the_command_line(sft, tmp_path, capsys):
 
 
 def test_the_page_escapes_what_the_model_wrote(tmp_path):
-    row = {"id": "a", "language": "zh", "repeats": 1, "exposure": 1.0, "rank": 2.0,
-           "method": "exact", "extracted": True, "completion": "<script>alert(1)</script>"}  # fmt: skip
+    row = {
+        "id": "a",
+        "language": "zh",
+        "repeats": 1,
+        "exposure": 1.0,
+        "rank": 2.0,
+        "method": "exact",
+    }
+    row |= {"extracted": True, "completion": "<script>alert(1)</script>"}
     result = {"model": "m", "reference": None, "kind": "chat", "space": 100, "max_exposure": 6.6,
               "expected_by_chance": 1.44, "candidates": 99, "canaries": [row],
               "summary": canary_measure.summarise([row])}  # fmt: skip
@@ -253,7 +259,7 @@ def test_measure_refuses_what_it_cannot_read(sft, tmp_path):
     for words, message in (
         (["--model", "nowhere", "--canaries", file], "no such folder"),
         (["--model", str(run), "--canaries", "none.json"], "does not exist"),
-        (["--model", str(run), "--canaries", str(tmp_path / "bad.json")], "is not a file of canaries"),
+        (["--model", str(run), "--canaries", str(tmp_path / "bad.json")], "is not a file of can"),
         (["--model", str(run), "--canaries", file, "--max_candidates", "20"], "is too few"),
         (["--model", str(run), "--canaries", file, "--output", file], "is a file"),
         (["--model", str(run), "--canaries", file, "--reference", "x"], "--reference='x'"),
@@ -265,6 +271,16 @@ def test_measure_refuses_what_it_cannot_read(sft, tmp_path):
     with pytest.raises(UserError, match="were all not planted"):
         canaries.thresholds(unplanted, 1.0, None)
     assert canaries.thresholds(unplanted, None, None) == []
+
+
+def test_canaries_longer_than_the_model(sft, tmp_path):
+    final = tmp_path / "short"
+    eval_models.gpt2(1, positions=24).save_pretrained(final)
+    eval_models.tokenizer().save_pretrained(final)
+    plant(sft, tmp_path / "out.jsonl", "--count", "1", "--repeats", "1")
+    words = ["--model", str(final), "--canaries", str(tmp_path / "out.canaries.json")]
+    with pytest.raises(UserError, match=r"has 24 positions, and the longest canary has \d+ tokens"):
+        canaries.main(["measure", *words])
 
 
 @pytest.mark.slow
@@ -284,7 +300,7 @@ def test_exposure_grows_with_repeats(tmp_path):
             for i in range(60)]  # fmt: skip
     data.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     words = ["--count", "8", "--repeats", "0,2,32", "--digits", "3"]
-    _, planted = plant(data, tmp_path / "out.jsonl", *words)
+    plant(data, tmp_path / "out.jsonl", *words)
     run = small_runs.train(
         "sft", tmp_path / "run", "--data.sft", tmp_path / "out.jsonl", "--train.max_steps", 240,
         "--train.per_device_train_batch_size", 16, "--train.learning_rate", "1e-2",

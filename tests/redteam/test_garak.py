@@ -47,8 +47,9 @@ def reply(body):
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     name = body["model"] if body else "m"
-    return (200, {"id": "x", "object": "chat.completion", "created": 1, "model": name,
-                  "choices": [choice], "usage": usage}, {"Content-Type": "application/json"})  # fmt: skip
+    value = {"id": "x", "object": "chat.completion", "created": 1, "model": name}
+    value |= {"choices": [choice], "usage": usage}
+    return (200, value, {"Content-Type": "application/json"})
 
 
 @pytest.fixture
