@@ -14,6 +14,7 @@ number = charts.number
 _WORTH = {"success": 1.0, "unclear": 0.5, "safe": 0.0, "no answer": 0.25}
 _UNCLEAR = 0.2
 """Share of unclear attempts above which the page warns."""
+_MAX_CHARACTERS = 3_000_000
 _NAMES = {"attack_success": "attack success", "over_refusal": "over-refusal"}
 
 
@@ -35,7 +36,8 @@ def write_red_team(result: dict[str, Any], path: str | Path, rows: list[dict[str
         sections=[_categories(runs), _mutators(runs), *_bias(runs)],
         samples=_samples(rows),
         blocks=[b for b in (*_blocks(result), _garak(result)) if b],
-        footer="What each figure means: docs/red_team.md.",
+        footer="What each figure means: docs/red_team.md. Samples: those that got through first, as "
+        "many as the page holds; attempts.jsonl has all.",
     )
 
 
@@ -184,11 +186,14 @@ def _samples(rows: list[dict[str, Any]]) -> dict | None:
         place = (row["probe"], row["mutator"], row.get("group", ""), row["seed"])
         grouped.setdefault(place, []).append(row)
     shaped = []
-    for (probe, mutator, group, _), answers in grouped.items():
+    for (probe, mutator, group, seed), answers in grouped.items():
         first = answers[0]
         named = f" · {group}" if group else ""
         shaped.append({
             "prompt": f"[{probe} · {mutator}{named}]\n{prompt_text(first['prompt'])}",
+            "id": f"{probe}-{mutator}-{group}-{seed}",
+            "tags": {"language": first["language"], "mutator": mutator,
+                     "verdict": first["verdict"]},
             "group": first["category"],
             "value": _WORTH[first["verdict"]],
             "answers": [
@@ -198,14 +203,24 @@ def _samples(rows: list[dict[str, Any]]) -> dict | None:
                 for a in answers
             ],
         })  # fmt: skip
-    # The store keeps the last rows of a long list: those that got through.
-    shaped.sort(key=lambda s: s["value"])
-    kept = shaped[-MAX_SAMPLES:][::-1]
+    shaped.sort(key=lambda s: -s["value"])
+    kept = _fitting(shaped)
     names = list(dict.fromkeys(row["model"] for row in rows))
     return sample_store(
         kept, group="", group_label="category", value_label="success",
         colours={name: i for i, name in enumerate(names)},
     )  # fmt: skip
+
+
+def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many rows from the first on as the page should hold."""
+    kept, size = [], 0
+    for row in rows[:MAX_SAMPLES]:
+        size += len(row["prompt"]) + sum(len(a["text"]) + 160 for a in row["answers"])
+        if kept and size > _MAX_CHARACTERS:
+            break
+        kept.append(row)
+    return kept
 
 
 def _blocks(result: dict[str, Any]) -> list[dict[str, Any] | None]:
