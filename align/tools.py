@@ -35,6 +35,8 @@ MAINS = {
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
     "generate": "align.evaluation.generate",
+    "red_team": "align.redteam.red_team",
+    "canaries": "align.redteam.canaries",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
@@ -102,15 +104,16 @@ def tool_options(config: Config, name: str) -> dict[str, Any]:
 
 
 def to_words(options: Mapping[str, Any], *, switches: bool = False) -> list[str]:
-    """Return options as a command line: true is a bare flag; `runs` has no option name.
+    """Return options as a command line: true is a bare flag; `command` and `runs` have no name.
 
     switches: false is --no-NAME; else it is left out.
     """
-    words: list[str] = [str(run) for run in options.get("runs") or []]
+    words = [str(options["command"])] if options.get("command") else []
+    words += [str(run) for run in options.get("runs") or []]
     for name, value in options.items():
         if value is False and switches:
             words.append(f"--no-{name}")
-        if value is None or value is False or name == "runs":
+        if value is None or value is False or name in ("command", "runs"):
             continue
         words.append(f"--{name}")
         if isinstance(value, list):

@@ -40,7 +40,7 @@ def probe(recipe, *words, cwd=ROOT):
 def test_all_recipes_of_the_contract_are_there():
     assert set(RECIPES) == {
         *TRAINING, "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-        "export_model", "generate", "demo",
+        "export_model", "generate", "red_team", "canaries", "demo",
     }  # fmt: skip
 
 

@@ -12,9 +12,12 @@ from align.evaluation.sampling import Decoding
 from align.model_safety import add_options
 
 
-def add_decoding(p: argparse.ArgumentParser) -> None:
-    """Add the options of sampling."""
-    p.add_argument("--num_prompts", type=_at_least_one, default=64, help="use the first N prompts")
+def add_decoding(p: argparse.ArgumentParser, *, num_prompts: bool = True) -> None:
+    """Add the options of sampling. num_prompts: also how many prompts of a file are read."""
+    if num_prompts:
+        p.add_argument(
+            "--num_prompts", type=_at_least_one, default=64, help="use the first N prompts"
+        )
     p.add_argument("--seeds", type=seeds, default=[0], help="comma-separated, e.g. 0,1,2")
     p.add_argument("--max_new_tokens", type=_at_least_one, default=64)
     p.add_argument("--min_new_tokens", type=int, default=0)

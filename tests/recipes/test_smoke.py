@@ -21,7 +21,7 @@ from align.config import load_config
 from reward_models.scorer import Scorer
 
 TOOLS = ("clean_corpus", "import_annotations", "evaluate_policy", "compare_runs", "export_model",
-         "generate")  # fmt: skip
+         "generate", "red_team", "canaries")  # fmt: skip
 LANGUAGE_MODELS = ("pretrain", "sft", "dpo", "orpo", "ppo")
 # What a log line of the first step must hold besides loss, grad_norm and learning_rate.
 FIGURES = {

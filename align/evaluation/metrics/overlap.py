@@ -77,7 +77,7 @@ def splitter(name: str) -> Callable[[str], list[str]]:
     except ImportError:
         raise UserError(
             "tokenizer", name, "needs jieba, which is not installed",
-            "pip install 'align[zh]', or use char",
+            "pip install 'align[eval]', or use char",
         ) from None  # fmt: skip
     import logging
 

@@ -1,0 +1,1 @@
+"""Attack a policy: probes, mutations of them, detectors, rates; and canaries for memorisation."""
