@@ -125,9 +125,17 @@ def _model(field: str, path: str | None, files: tuple[str, ...] = _MODEL_FILES) 
     return None
 
 
-def check_url(field: str, path: str) -> None:
-    """Raise UserError unless path is an http(s) URL that can be written into config.yaml."""
-    fix = "Write http://host:port, as python -m reward_models serve prints it"
+def check_url(
+    field: str,
+    path: str,
+    *,
+    fix: str = "Write http://host:port, as python -m reward_models serve prints it",
+    token: str = "ALIGN_REWARD_TOKEN",
+) -> None:
+    """Raise UserError unless path is an http(s) URL that can be written into config.yaml.
+
+    fix: what to write instead. token: the environment's variable that a password belongs in.
+    """
     try:
         parts = urlsplit(path)
         named = parts.hostname and (parts.port is None or parts.port > 0)
@@ -137,7 +145,7 @@ def check_url(field: str, path: str) -> None:
         raise UserError(field, path, "is not an http or https URL", fix)
     if "@" in parts.netloc:  # its value is not shown either
         reason = "holds a name or password, which would be written into config.yaml"
-        raise UserError(field, NO_VALUE, reason, "Set ALIGN_REWARD_TOKEN in the environment")
+        raise UserError(field, NO_VALUE, reason, f"Set {token} in the environment")
     if parts.fragment:
         raise UserError(field, path, "has a part after #, which is never sent", fix)
 

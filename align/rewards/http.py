@@ -16,11 +16,19 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from align.config_errors import NO_VALUE, UserError
+from align.config_errors import UserError
 from align.config_files import check_url
 from align.records import Message
 from align.rewards.base import RewardError, checked
-from align.rewards.http_link import Answer, Links, address, named, reason, retry_after
+from align.rewards.http_link import (
+    Answer,
+    Links,
+    address,
+    header_token,
+    named,
+    reason,
+    retry_after,
+)
 
 TOKEN = "ALIGN_REWARD_TOKEN"
 MODEL = "Reward-Model"  # header of answers: what gave the scores
@@ -230,11 +238,7 @@ _FIXES = {
 def _environment_token(index: int | None) -> str | None:
     """The token that the environment has for the reward at this place of the list."""
     for name in (f"{TOKEN}_{index}", TOKEN):
-        token = os.environ.get(name)
-        if token and not all("!" <= char <= "~" for char in token):
-            why = "has spaces or characters that a header cannot carry"
-            raise UserError(name, NO_VALUE, why, "Use the server's token")
-        if token:
+        if token := header_token(name):
             return token
     return None
 

@@ -14,6 +14,8 @@ import time
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from align.config_errors import NO_VALUE, UserError
+
 CONNECT_S = 10.0
 MAX_ANSWER = 64 << 20
 
@@ -102,6 +104,15 @@ class _Link:
             raise http.client.HTTPException(f"the answer has more than {MAX_ANSWER} bytes")
         self.usable = not response.will_close
         return Answer(response.status, response.headers, body)
+
+
+def header_token(name: str) -> str | None:
+    """The token that a variable of the environment holds; None: unset. UserError if unusable."""
+    token = os.environ.get(name)
+    if token and not all("!" <= char <= "~" for char in token):
+        why = "has spaces or characters that a header cannot carry"
+        raise UserError(name, NO_VALUE, why, "Use the server's token")
+    return token or None
 
 
 def retry_after(headers: Any) -> float:
