@@ -35,6 +35,8 @@ MAINS = {
     "compare_runs": "align.evaluation.compare",
     "export_model": "align.export",
     "generate": "align.evaluation.generate",
+    "arena": "align.feedback.main",
+    "best_of_n": "align.iteration.best_of_n",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)

@@ -51,7 +51,7 @@ class Shown:
 
     @property
     def position(self) -> str:
-        """ "ab" where the models stand in the order of their names, else "ba"."""
+        """Text ab where the models stand in the order of their names, else ba."""
         return "ba" if self.swapped else "ab"
 
 
@@ -170,6 +170,10 @@ class Queue:
         self._settle(annotator, item_id, voted=voted)
         del self._open[annotator]
         return shown
+
+    def is_done(self, annotator: str, item_id: str) -> bool:
+        """Whether the annotator has voted on an item or skipped it."""
+        return item_id in self._done[annotator]
 
     def progress(self, annotator: str) -> tuple[int, int]:
         """(what the annotator has done, that and what is still there for them)."""

@@ -84,7 +84,7 @@ def key(obj: Any) -> list[Any]:
 
 
 def convert(rows: list[Row], intake: Intake) -> PreferenceGroup:
-    """The rows of a comparison → their group: one vote on a pair, or all votes on single answers."""
+    """The rows of a comparison → a group: one vote on a pair, or all votes on single answers."""
     if rows[0].obj["vote"] in SINGLE_VOTES:
         return _singles(rows, intake)
     for row in rows[1:]:
