@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_summary(Path(args.summary))
     check_options(args)
     need_gradio()
+    check_port(args.host, args.port)
     allow_as_asked(args)
     if len(args.runs) == 1 and not args.answers:
         return _serve_chat(args)
@@ -101,6 +103,18 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--port", args.port, "is not a port", "Use 1024 to 65535")
     if Path(args.output).is_file():
         raise UserError("--output", args.output, "is a file", "Give a folder")
+
+
+def check_port(host: str, port: int) -> None:
+    """UserError where nobody may listen there: before models have worked for an hour."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        reason = f"cannot be listened on at {host}: {error.strerror or error}"
+        raise UserError("--port", port, reason, "Give another --port or --host") from None
 
 
 def make_arena(args: argparse.Namespace) -> Arena:

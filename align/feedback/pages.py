@@ -67,6 +67,11 @@ def results_html(table: str, words: dict[str, str]) -> str:
     return f'<section class="results"><h2>{heading}</h2><pre>{text_html(table)}</pre></section>'
 
 
+def notice_html(notice: str) -> str:
+    """A line that a screen reader says aloud; empty, it takes no room."""
+    return f'<div class="notice" role="status">{text_html(notice)}</div>'
+
+
 def chat_html(messages: Sequence[Message], words: dict[str, str]) -> str:
     """A conversation so far."""
     turns = "".join(

@@ -62,7 +62,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     thumbs: dict[str, list[float]] = defaultdict(list)
     said: dict[str, dict[str, str]] = defaultdict(dict)
     people: Counter[str] = Counter()
-    sides, skips = [], 0
+    sides: list[float] = []
+    skips = 0
     for row in rows:
         vote, completions = row.get("vote"), row.get("completions") or []
         names = [str(c.get("model")) for c in completions]
@@ -91,9 +92,11 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "annotators": dict(people.most_common()),
         "models": dict(ranked),
         "pairs": [{"models": list(k), **s.to_json()} for k, s in sorted(pairs.items())],
-        "left": bootstrap(sides).to_json() if sides else None,
+        "left": bootstrap(np.array(sides)).to_json() if sides else None,
         "agreement": _agreement(said),
-        "thumbs": {k: {**bootstrap(v).to_json(), "votes": len(v)} for k, v in thumbs.items()},
+        "thumbs": {
+            k: {**bootstrap(np.array(v)).to_json(), "votes": len(v)} for k, v in thumbs.items()
+        },
     }
 
 
@@ -103,7 +106,7 @@ def _agreement(said: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | None:
         for votes in said.values()
         for a, b in combinations(votes.values(), 2)
     ]
-    return {**bootstrap(both).to_json(), "pairs": len(both)} if both else None
+    return {**bootstrap(np.array(both)).to_json(), "pairs": len(both)} if both else None
 
 
 def table(summary: Mapping[str, Any]) -> str:

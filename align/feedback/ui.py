@@ -9,68 +9,75 @@ from typing import Any
 # Before gradio is imported: it reports its start to its makers otherwise.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-import gradio as gr
+import gradio
 
 from align.config_errors import UserError
 from align.feedback import pages
 from align.feedback.arena import Arena, annotator_name
 from align.feedback.chat import Chat
 from align.feedback.queue import to_json
+from align.feedback.records import read_log
 from align.feedback.summary import summarise, table
 from align.feedback.texts import TEXTS
 
+# Untyped: its signatures take what its documentation says and its hints do not.
+gr: Any = gradio
 _BUTTONS = (("left", "primary"), ("tie", "secondary"), ("both_bad", "secondary"),
             ("right", "primary"), ("skip", "secondary"))  # fmt: skip
 
 
+class _Comparing:
+    """What the events of the arena's page do; every one returns what `out` lists."""
+
+    def __init__(self, arena: Arena, words: dict[str, str], reveal: bool) -> None:
+        self.arena, self.words, self.reveal = arena, words, reveal
+
+    def results(self) -> str:
+        rows, _ = read_log(self.arena.log.path)
+        return pages.results_html(table(summarise(rows)), self.words) if rows else ""
+
+    def screen(self, who: dict[str, Any], notice: str = "") -> tuple[Any, ...]:
+        """State, bar, question, answers, their row, the buttons, notice."""
+        shown = self.arena.next(who["name"])
+        bar = pages.progress_html(*self.arena.progress(who["name"]), self.words)
+        note = pages.notice_html(notice)
+        if shown is None:
+            who = {**who, "item": None}
+            done, hidden = pages.done_html(self.words, self.results()), {"visible": False}
+            return who, bar, done, "", "", gr.Row(**hidden), gr.Column(**hidden), note
+        prompt, left, right = pages.shown_html(shown, self.words)
+        prompt += self.results() if self.reveal else ""
+        who = {**who, "item": shown.item.id}
+        return who, bar, prompt, left, right, gr.Row(visible=True), gr.Column(visible=True), note
+
+    def start(self, name: str, consent: bool) -> tuple[Any, ...]:
+        who = {"name": _checked(annotator_name, name), "consent": bool(consent)}
+        return gr.Column(visible=False), gr.Column(visible=True), *self.screen(who)
+
+    def cast(self, choice: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+        def vote(who: dict[str, Any]) -> tuple[Any, ...]:
+            if not who or not who.get("item"):
+                raise gr.Error(self.words["done"])
+            taken = self.arena.vote(who["name"], who["item"], choice, consent=who["consent"])
+            return self.screen(who, "" if taken else self.words["late"])
+
+        return vote
+
+    def ask(self, who: dict[str, Any], text: str) -> tuple[Any, ...]:
+        _checked(self.arena.own_prompt, who["name"], text)
+        return *self.screen(who), ""
+
+
 def arena_page(
     arena: Arena, *, language: str = "en", reveal: bool = False, annotator: str = ""
-) -> gr.Blocks:
+) -> Any:
     """The page of blind comparisons, and the functions `next` and `vote` for programs.
 
     reveal: show the results while votes are cast; else an annotator sees them when nothing is left.
     annotator: the name that stands in the field.
     """
     words = TEXTS[language]
-
-    def results() -> str:
-        from align.feedback.records import read_log
-
-        rows, _ = read_log(arena.log.path)
-        return pages.results_html(table(summarise(rows)), words) if rows else ""
-
-    def screen(who: dict[str, Any], notice: str = "") -> tuple[Any, ...]:
-        """What every event shows: state, bar, question, answers, row of buttons, notice."""
-        shown = arena.next(who["name"])
-        bar = pages.progress_html(*arena.progress(who["name"]), words)
-        note = f'<div class="notice" role="status">{pages.text_html(notice)}</div>'
-        if shown is None:
-            who = {**who, "item": None}
-            done = pages.done_html(words, results())
-            hidden = {"visible": False}
-            return who, bar, done, "", "", gr.Row(**hidden), gr.Column(**hidden), note
-        prompt, left, right = pages.shown_html(shown, words)
-        prompt += results() if reveal else ""
-        who = {**who, "item": shown.item.id}
-        return who, bar, prompt, left, right, gr.Row(visible=True), gr.Column(visible=True), note
-
-    def start(name: str, consent: bool) -> tuple[Any, ...]:
-        who = {"name": _checked(annotator_name, name), "consent": bool(consent)}
-        return gr.Column(visible=False), gr.Column(visible=True), *screen(who)
-
-    def cast(choice: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-        def vote(who: dict[str, Any]) -> tuple[Any, ...]:
-            if not who or not who.get("item"):
-                raise gr.Error(words["done"])
-            taken = arena.vote(who["name"], who["item"], choice, consent=who["consent"])
-            return screen(who, "" if taken else words["late"])
-
-        return vote
-
-    def ask(who: dict[str, Any], text: str) -> tuple[Any, ...]:
-        _checked(arena.own_prompt, who["name"], text)
-        return *screen(who), ""
-
+    does = _Comparing(arena, words, reveal)
     with _blocks(words["title"]) as page, gr.Column(elem_id="arena"):
         who = gr.State({})
         _heading(words["title"], words["intro"])
@@ -84,25 +91,25 @@ def arena_page(
             with gr.Column() as votes:
                 with gr.Row(elem_id="votes"):
                     buttons = {
-                        choice: gr.Button(words[choice], variant=kind, elem_id=f"vote-{choice}")  # type: ignore[arg-type]
+                        choice: gr.Button(words[choice], variant=kind, elem_id=f"vote-{choice}")
                         for choice, kind in _BUTTONS
                     }
                 gr.HTML(f'<p class="keys">{pages.text_html(words["keys"])}</p>')
             out: list[Any] = [who, bar, prompt, left, right, pair, votes, notice]
             if arena.takes_prompts:
-                _own_prompt(words, ask, who, out)
+                _own_prompt(words, does.ask, who, out)
         first = [welcome, work, *out]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         for event in (begin.click, name.submit):
-            event(start, [name, consent], first, **quiet)
+            event(does.start, [name, consent], first, **quiet)
         for choice, button in buttons.items():
-            button.click(cast(choice), [who], out, **quiet)
+            button.click(does.cast(choice), [who], out, **quiet)
         _for_programs(arena)
     return page
 
 
 def chat_page(model: Any, log: Any, *, language: str = "en", keeps_votes: bool = False,
-              annotator: str = "") -> gr.Blocks:  # fmt: skip
+              annotator: str = "") -> Any:  # fmt: skip
     """A conversation with one model, and thumbs for its last answer."""
     words = TEXTS[language]
 
@@ -114,7 +121,7 @@ def chat_page(model: Any, log: Any, *, language: str = "en", keeps_votes: bool =
         return gr.Column(visible=False), gr.Column(visible=True), chat
 
     def view(chat: Chat, notice: str = "") -> tuple[Any, ...]:
-        note = f'<div class="notice" role="status">{pages.text_html(notice)}</div>'
+        note = pages.notice_html(notice)
         return pages.chat_html(chat.messages, words), gr.Row(visible=chat.can_vote), note, ""
 
     def say(chat: Chat, text: str) -> tuple[Any, ...]:
@@ -156,12 +163,11 @@ def chat_page(model: Any, log: Any, *, language: str = "en", keeps_votes: bool =
     return page
 
 
-def launch(page: gr.Blocks, *, host: str, port: int, share: bool, block: bool = True) -> str:
+def launch(page: Any, *, host: str, port: int, share: bool, block: bool = True) -> str:
     """Serve a page; return its address. block: until it is interrupted."""
     fonts = ["system-ui", "-apple-system", "PingFang SC", "Microsoft YaHei", "sans-serif"]
-    theme = gr.themes.Default(
-        primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"]
-    )  # none fetched
+    mono = ["ui-monospace", "monospace"]  # plain names: none is fetched
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=mono)
     _, local, public = page.queue(default_concurrency_limit=8).launch(
         server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True,
         ssr_mode=False, mcp_server=False, pwa=False, show_error=True, footer_links=[],
@@ -175,7 +181,7 @@ def launch(page: gr.Blocks, *, host: str, port: int, share: bool, block: bool = 
     return address
 
 
-def _blocks(title: str) -> gr.Blocks:
+def _blocks(title: str) -> Any:
     return gr.Blocks(title=title, analytics_enabled=False, fill_width=True)
 
 
