@@ -79,6 +79,7 @@ def arena_page(
     words = TEXTS[language]
     does = _Comparing(arena, words, reveal)
     with _blocks(words["title"]) as page, gr.Column(elem_id="arena"):
+        _for_programs(arena)  # first: the names `next` and `vote` are theirs
         who = gr.State({})
         _heading(words["title"], words["intro"])
         with gr.Column(elem_id="welcome") as welcome:
@@ -104,7 +105,6 @@ def arena_page(
             event(does.start, [name, consent], first, **quiet)
         for choice, button in buttons.items():
             button.click(does.cast(choice), [who], out, **quiet)
-        _for_programs(arena)
     return page
 
 

@@ -13,9 +13,7 @@ QUESTIONS = ("写一条评论", "How was breakfast?", "房间怎么样？", "Is 
 
 
 def prompts(n: int) -> list[Prompt]:
-    return [
-        Prompt((Message("user", f"{QUESTIONS[i % len(QUESTIONS)]} {i}"),)) for i in range(n)
-    ]
+    return [Prompt((Message("user", f"{QUESTIONS[i % len(QUESTIONS)]} {i}"),)) for i in range(n)]
 
 
 def answers(asked: list[Prompt], models=MODELS) -> dict[tuple[str, str], str | None]:

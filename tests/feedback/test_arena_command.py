@@ -36,7 +36,9 @@ def arena(*words, code):
         (["--summary", "none"], "--summary='none' holds no votes"),
     ],
 )
-def test_wrong_options_are_said_and_nothing_is_written(tmp_path, monkeypatch, capsys, words, message):
+def test_wrong_options_are_said_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys, words, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text("x")
     arena(*words, code=2)

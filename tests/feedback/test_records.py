@@ -72,9 +72,7 @@ def test_threads_and_processes_share_a_log(tmp_path):
         "log = FeedbackLog(sys.argv[1]);"
         "[log.write(replace(r, id=f'{sys.argv[2]}-{i}')) for i in range(20)]"
     )
-    others = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), str(k)]) for k in range(2)
-    ]
+    others = [subprocess.Popen([sys.executable, "-c", code, str(path), str(k)]) for k in range(2)]
     log = FeedbackLog(path)
     threads = [
         threading.Thread(
