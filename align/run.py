@@ -22,7 +22,14 @@ from align.config import METHODS, Config, load_config, parse_argv
 from align.config_errors import Failed, StopRequested, UserError
 from align.disk import check_writable, disk_trouble
 from align.files import write_atomic
-from align.run_manifest import begin, now, read_manifest, refuse_other_run, write_manifest
+from align.run_manifest import (
+    begin,
+    now,
+    peak_memory,
+    read_manifest,
+    refuse_other_run,
+    write_manifest,
+)
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75
 # method: module with train(config) -> dict of headline metrics
@@ -150,7 +157,7 @@ def _execute(config: Config, argv: list[str]) -> int:
             "finished": True,
             "ended": now(),
             "duration_s": round(time.monotonic() - start, 1),
-            "metrics": metrics or {},
+            "metrics": {**(metrics or {}), **peak_memory()},
         }
         write_manifest(run_dir, manifest | ended)
         report = _report(run_dir)

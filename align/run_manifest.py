@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -131,6 +132,26 @@ def begin(config: Config, argv: list[str], world_size: int) -> dict[str, Any]:
         "inputs": inputs(config),
         "recipe_hash": recipe_hash(config),
     }
+
+
+def peak_memory() -> dict[str, float]:
+    """The most that this process has held, and its device where it has one, in MB of 10⁶ bytes."""
+    found: dict[str, float] = {}
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        found["peak_memory_mb"] = round(peak / 1e6, 1)
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            held = torch.cuda.max_memory_allocated()
+            found["peak_device_memory_mb"] = round(held / 1e6, 1)
+    return found
 
 
 def _git() -> dict[str, Any]:

@@ -40,6 +40,8 @@ MAINS = {
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
+# Each value of a list comes after its own --name.
+_REPEATED = ("judge",)
 # These have a --dry_run of their own, which shows more than the command.
 _OWN_DRY_RUN = ("import_annotations",)
 _OVERRIDE = re.compile(r"--[a-z_]+\.[^=]+(=|$)")
@@ -110,7 +112,9 @@ def to_words(options: Mapping[str, Any], *, switches: bool = False) -> list[str]
             continue
         words.append(f"--{name}")
         if isinstance(value, list):
-            words += [str(item) for item in value]
+            between = [f"--{name}"] if name in _REPEATED else []
+            for i, item in enumerate(value):
+                words += [*(between if i else []), str(item)]
         elif value is not True:
             words.append(str(value))
     return words

@@ -1,43 +1,42 @@
 """Compare runs: same held-out prompts, seeds and decoding for all of them and for the baseline.
 
-One pass a run: sample, log-probs under itself and under the baseline, reward, judge. Everything is
-paired by (prompt, seed), and intervals resample prompts. Definitions: docs/evaluation.md.
+One pass a run: sample, log-probs under itself and under the baseline, reward, judges. Everything is
+paired by (prompt, seed), and intervals resample prompts. Definitions: docs/comparison.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from align.checkpoints import default_device, find_model, load_causal_lm, run_dir_of
-from align.config_errors import UserError
-from align.evaluation import metrics
-from align.evaluation.history import cost, trajectory
+from align.evaluation.compare_figures import summarise
+from align.evaluation.compare_frontier import (
+    MEASURED,
+    RECORDED,
+    measured_points,
+    recorded_points,
+    summarise_points,
+)
+from align.evaluation.compare_measure import (
+    Measured,
+    limits_of,
+    measure,
+    run_names,
+    scores_texts,
+    unlike_names,
+)
+from align.evaluation.compare_pairs import all_pairs, summarise_pairs
 from align.evaluation.options import add_decoding, decoding_of, from_runs
-from align.evaluation.sampling import Decoding, Outputs, fitting, load_reward, sample, score
+from align.evaluation.sampling import Decoding, fitting, load_reward
+from align.files import write_atomic
 from align.model_safety import allow_as_asked
 from align.records import Prompt, messages_json, write_jsonl
-
-
-@dataclass
-class Measured:
-    """What one run gave: its samples, and a number or None for each row."""
-
-    name: str
-    path: Path
-    outputs: Outputs
-    kl: np.ndarray | None
-    baseline_nll: np.ndarray
-    baseline_tokens: np.ndarray
-    judge: np.ndarray | None
 
 
 def compare(
@@ -50,16 +49,22 @@ def compare(
     decoding: Decoding | None = None,
     output: str | Path = "runs/compare",
     *,
+    checkpoints: bool = False,
+    category_field: str = "category",
     device: Any = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measure every run against the baseline; write summary.json, samples.jsonl, report.html.
 
     runs: run directories or model folders; the baseline is put first if it is not among them.
-    reward: `align.rewards.Reward`. judge: `align.evaluation.judges.Judge`, scoring single texts,
-    or None. Returns the summary. UserError when a model or the prompts cannot be used.
+    reward: `align.rewards.Reward`. judge: one of `align.evaluation.judges`, a list of them, or
+    None; the first that scores single texts is the gold judge of the frontier. checkpoints: sample
+    every checkpoint of a run too. category_field: the name in a prompt's meta by which figures are
+    split. Returns the summary. UserError when a model or the prompts cannot be used.
     """
     decoding, device = decoding or Decoding(), device or default_device()
+    judges = unlike_names([judge] if judge is not None and not isinstance(judge, list) else judge)
+    gold = next((j for j in judges if scores_texts(j)), None)
     base_path = find_model(baseline, "baseline")
     paths = [find_model(r, "runs") for r in runs]
     if base_path.resolve() not in [p.resolve() for p in paths]:
@@ -67,13 +72,24 @@ def compare(
     paths.sort(key=lambda p: p.resolve() != base_path.resolve())
     names = run_names(paths)
     base = load_causal_lm(base_path, device=device, field="baseline")
-    kept, dropped = fitting(list(prompts), [base], decoding.max_new_tokens)
-    measured = []
+    others = [limits_of(p, "runs") for p in paths[1:]]
+    kept, dropped = fitting(list(prompts), [base, *others], decoding.max_new_tokens)
+    measured: list[Measured] = []
+    frontiers: list[dict[str, Any] | None] = []
     for i, (name, path) in enumerate(zip(names, paths, strict=True)):
         progress(f"compare: {name} ({i + 1}/{len(names)}), {len(kept)} prompts, {len(seeds)} seeds")
         own = base if i == 0 else load_causal_lm(path, device=device, field="runs")
-        measured.append(_measure(name, path, own, base, kept, seeds, decoding, reward, judge))
+        measured.append(measure(name, path, own, base, kept, seeds, decoding, reward, judges))
         del own
+        points, source = [], None
+        if i and checkpoints:
+            source = MEASURED
+            points = measured_points(measured[-1], base, measured[0], kept, seeds, decoding, reward,
+                                     gold, device, progress)  # fmt: skip
+        if i and not points and (checkpoints or gold is not None):
+            source, points = RECORDED, recorded_points(run_dir_of(path), gold)
+        frontiers.append(summarise_points(points, source) if i else None)
+    pairs = all_pairs(measured, judges)
     summary = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "baseline": names[0],
@@ -82,130 +98,17 @@ def compare(
         "seeds": list(seeds),
         "decoding": decoding.to_json(),
         "reward": _reward_name(reward),
-        "judge": judge.name if judge is not None else None,
-        "runs": [summarise(m, measured[0]) for m in measured],
+        "judge": gold.name if gold is not None else None,
+        "judges": [j.name for j in judges],
+        "runs": [
+            {**summarise(m, measured[0], pairs, category_field), "frontier": frontier}
+            for m, frontier in zip(measured, frontiers, strict=True)
+        ],
+        "pairwise": summarise_pairs(pairs, names, judges),
         "notes": _notes(measured, decoding, dropped),
     }
-    _write(Path(output), summary, measured)
+    _write(Path(output), summary, measured, category_field)
     return summary
-
-
-def _measure(
-    name: str, path: Path, own: tuple, base: tuple, prompts: list[Prompt], seeds: Sequence[int],
-    decoding: Decoding, reward: Any, judge: Any,
-) -> Measured:  # fmt: skip
-    """Sample one run and score its samples."""
-    from align.evaluation.perplexity import completion_logps
-
-    model, tokenizer = own
-    out = sample(model, tokenizer, prompts, seeds, decoding)
-    out.scores = score(reward, out)
-    kl = None
-    if same_tokens(tokenizer, base[1]):
-        reference = completion_logps(base[0], out.prompt_ids, out.completions)
-        ours = reference
-        if model is not base[0]:
-            ours = completion_logps(model, out.prompt_ids, out.completions)
-        kl = np.array([sum(a) - sum(b) for a, b in zip(ours, reference, strict=True)])
-    else:
-        reference = _foreign_logps(base, out)
-    judged = None
-    if judge is not None:
-        messages = [list(p.messages) for p in out.row_prompts]
-        judged = np.asarray(judge.score(messages, out.texts), dtype=np.float64)
-    nll = np.array([-sum(row) for row in reference])
-    return Measured(name, path, out, kl, nll, np.array([len(r) for r in reference]), judged)
-
-
-def _foreign_logps(base: tuple, out: Outputs) -> list[list[float]]:
-    """Log-probs under a baseline with another tokenizer: the texts are rendered again for it."""
-    from align.chat import render_completion
-    from align.evaluation.perplexity import completion_logps
-
-    model, tokenizer = base
-    rows = []
-    for prompt, text, done in zip(out.row_prompts, out.texts, out.finished, strict=True):
-        ids, completion, _ = render_completion(tokenizer, list(prompt.messages), text)
-        # A completion that was cut off did not choose the end token.
-        rows.append((ids, completion if done else completion[:-1]))
-    return completion_logps(model, [r[0] for r in rows], [r[1] for r in rows])
-
-
-def same_tokens(a: Any, b: Any) -> bool:
-    """Whether two tokenizers and their templates give the same ids, so that log-probs compare."""
-    from align.chat import template_hash
-
-    return a.get_vocab() == b.get_vocab() and template_hash(a) == template_hash(b)
-
-
-def summarise(m: Measured, base: Measured) -> dict[str, Any]:
-    """All figures of one run; keys as documented in docs/evaluation.md."""
-    out = m.outputs
-    reward, base_reward = out.grid(out.scores), out.grid(base.outputs.scores)
-    gain = reward - base_reward
-    spread = float(base_reward.std())
-    mean = metrics.bootstrap(reward)
-    lengths = out.grid(out.lengths)
-    length_gap = lengths - out.grid(base.outputs.lengths)
-    text = metrics.text_metrics(out.texts, out.finished)
-    run_dir = run_dir_of(m.path)
-    return {
-        "name": m.name,
-        "path": str(m.path),
-        "samples": len(out.texts),
-        "reward": {"mean": mean.value, "std": float(reward.std()), **mean.to_json()},
-        "gain": {
-            **metrics.bootstrap(gain).to_json(),
-            "in_baseline_std": float(gain.mean()) / spread if spread > 0 else None,
-        },
-        "win_rate": metrics.win_rate(metrics.outcomes_from_scores(reward, base_reward)).to_json(),
-        "kl": _kl(m),
-        "nll_baseline": {
-            "per_token": float(m.baseline_nll.sum() / max(1, m.baseline_tokens.sum())),
-            "tokens": int(m.baseline_tokens.sum()),
-        },
-        "judge": _judged(m, base, gain),
-        "length_controlled": metrics.length_controlled(gain, length_gap).to_json(),
-        "length": float(lengths.mean()),
-        **text,
-        **cost(run_dir),
-        "trajectory": trajectory(run_dir),
-    }
-
-
-def _kl(m: Measured) -> dict[str, float] | None:
-    if m.kl is None:
-        return None
-    per_token = float(m.kl.sum() / max(1.0, m.outputs.lengths.sum()))
-    return {**metrics.bootstrap(m.outputs.grid(m.kl)).to_json(), "per_token": per_token}
-
-
-def _judged(m: Measured, base: Measured, gain: np.ndarray) -> dict[str, Any] | None:
-    """The judge's mean, its gain over the baseline, and whether it moves as the reward does."""
-    if m.judge is None or base.judge is None:
-        return None
-    own, theirs = m.outputs.grid(m.judge), m.outputs.grid(base.judge)
-    difference, mean = own - theirs, metrics.bootstrap(own)
-    return {
-        "mean": mean.value,
-        **mean.to_json(),
-        "gain": metrics.bootstrap(difference).to_json(),
-        "win_rate": metrics.win_rate(metrics.outcomes_from_scores(own, theirs)).to_json(),
-        "agrees": bool(np.sign(difference.mean()) == np.sign(gain.mean())),
-        "pair_agreement": metrics.direction_agreement(difference, gain),
-    }
-
-
-def run_names(paths: Sequence[Path]) -> list[str]:
-    """Short distinct names: the run directory's, with as much of its parents as is needed."""
-    dirs = [run_dir_of(p).resolve() for p in paths]
-    if len(set(dirs)) < len(dirs):
-        dirs = [p.resolve() for p in paths]
-    for depth in range(1, max(len(d.parts) for d in dirs) + 1):
-        names = ["/".join(d.parts[-depth:]) for d in dirs]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("runs", [str(p) for p in paths], "names a run twice", "give each run once")
 
 
 def _reward_name(reward: Any) -> str:
@@ -226,31 +129,38 @@ def _notes(measured: list[Measured], decoding: Decoding, dropped: int) -> list[s
     return notes
 
 
-def _write(output: Path, summary: dict[str, Any], measured: list[Measured]) -> None:
+def _write(
+    output: Path, summary: dict[str, Any], measured: list[Measured], category_field: str
+) -> None:
     from align.report import write_comparison
 
-    output.mkdir(parents=True, exist_ok=True)
-    rows = [row for m in measured for row in sample_rows(m)]
+    rows = [row for m in measured for row in sample_rows(m, category_field)]
     write_jsonl(output / "samples.jsonl", rows)
-    tmp = output / "summary.json.tmp"
-    tmp.write_text(json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(tmp, output / "summary.json")
+    text = json.dumps(summary, ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomic(output / "summary.json", text + "\n")
     write_comparison(summary, output / "report.html", rows)
 
 
-def sample_rows(m: Measured) -> list[dict[str, Any]]:
+def sample_rows(m: Measured, category_field: str = "category") -> list[dict[str, Any]]:
     """One object for each sample of a run, for samples.jsonl."""
     out, rows = m.outputs, []
     for i, prompt in enumerate(out.row_prompts):
+        judges = {
+            name: float(values[i]) if math.isfinite(values[i]) else None
+            for name, values in m.judges.items()
+        }
+        category = prompt.meta.get(category_field)
         rows.append({
             "prompt_id": prompt.prompt_id,
             "prompt": messages_json(prompt.messages),
+            "category": None if category is None else str(category),
             "seed": out.seeds[i % len(out.seeds)],
             "run": m.name,
             "completion": out.texts[i],
             "score": float(out.scores[i]),
             "kl": None if m.kl is None else float(m.kl[i]),
-            "judge": None if m.judge is None else float(m.judge[i]),
+            "judge": next(iter(judges.values()), None),
+            "judges": judges,
             "length": len(out.completions[i]),
             "finished": out.finished[i],
         })  # fmt: skip
@@ -267,8 +177,8 @@ def table(summary: dict[str, Any]) -> str:
             r["name"], f"{r['reward']['mean']:.3f}",
             "-" if std is None else f"{std:+.2f}", f"{r['win_rate']['value']:.2f}",
             "-" if kl is None else f"{kl['value']:.2f}", f"{r['nll_baseline']['per_token']:.2f}",
-            "-" if judge is None else f"{judge['mean']:.3f}", f"{r['length']:.1f}",
-            f"{r['distinct_2']:.3f}", f"{r['eos_rate']:.2f}",
+            "-" if not judge or judge["mean"] is None else f"{judge['mean']:.3f}",
+            f"{r['length']:.1f}", f"{r['distinct_2']:.3f}", f"{r['eos_rate']:.2f}",
         ))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = []
@@ -289,7 +199,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", help="held-out prompts, JSONL (default: eval.prompts of a run)")
     p.add_argument("--reward", help="reward checkpoint, module:function or file.py:function "
                                     "(default: the reward of a run)")  # fmt: skip
-    p.add_argument("--judge", help="second judge: naive Bayes JSON or a reward-model folder")
+    p.add_argument("--judge", action="append", help="naive Bayes JSON, reward-model folder, "
+                   "judge.yaml, votes as JSONL or llm:MODEL@URL; may be given again, and the first "
+                   "that scores single texts is the gold judge")  # fmt: skip
+    p.add_argument("--checkpoints", action="store_true",
+                   help="sample every checkpoint of the runs too")  # fmt: skip
+    p.add_argument("--category_field", default="category",
+                   help="name in a prompt's meta by which figures are split")  # fmt: skip
     add_decoding(p)
     return p
 
@@ -299,20 +215,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     allow_as_asked(args)
     from align.data.prompts import load_prompts
-    from align.evaluation.judges import load_judge
+    from align.evaluation.judges import check_judge
 
+    specs = [check_judge(j) for j in args.judge or ()]
     run_dirs = [run_dir_of(find_model(r, "runs")) for r in args.runs]
     prompts_file = args.prompts or from_runs(run_dirs, ("eval.prompts",), "prompts")
     reward_path = args.reward or from_runs(run_dirs, ("rewards",), "reward")
+    prompts = load_prompts(prompts_file, "prompts")[: args.num_prompts]
     summary = compare(
         args.runs,
         args.baseline or args.runs[0],
-        load_prompts(prompts_file, "prompts")[: args.num_prompts],
+        prompts,
         load_reward(reward_path),
-        load_judge(args.judge) if args.judge else None,
+        [spec.load() for spec in specs],
         args.seeds,
         decoding_of(args),
         args.output,
+        checkpoints=args.checkpoints,
+        category_field=args.category_field,
     )
     print(table(summary))
     print(f"\nreport: {Path(args.output) / 'report.html'}")

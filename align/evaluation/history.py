@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from align.config_yaml import load_yaml
+from align.files import read_object
 from align.report.run import read_lines
 
 REWARD_KEYS = ("eval_score/mean", "eval_reward", "score/mean")
@@ -17,6 +17,8 @@ KL_KEYS = ("eval_kl/sum", "eval_kl", "kl/sum")
 # The parts of a PPO update: their sum is the run's time if it records no other.
 TIME_PARTS = ("time/rollout", "time/score", "time/optimise")
 TIME_KEYS = ("duration_s", "time_s", "runtime", "train_runtime", "wall_s")
+# What the device held, else the process.
+MEMORY_KEYS = ("peak_device_memory_mb", "peak_memory_mb")
 TOKEN_KEYS = ("tokens", "tokens_seen", "num_input_tokens_seen")
 
 
@@ -40,15 +42,21 @@ def trajectory(run_dir: Path, limit: int = 60) -> list[dict[str, float]]:
 
 
 def cost(run_dir: Path) -> dict[str, Any]:
-    """{"time_s", "tokens", "method"} of a run, None where it did not record it."""
+    """{"time_s", "tokens", "method", "peak_memory_mb"} of a run, None where it recorded none."""
     rows = read_lines(run_dir / "metrics.jsonl")
-    manifest = _manifest(run_dir)
+    manifest = read_object(run_dir / "manifest.json")
     time = _last(manifest, rows, TIME_KEYS)
     if time is None:
         parts = [row[k] for row in rows for k in TIME_PARTS if _finite(row.get(k))]
         time = sum(parts) if parts else None
-    method = manifest.get("method")
-    return {"time_s": time, "tokens": _last(manifest, rows, TOKEN_KEYS), "method": method}
+    recorded = manifest.get("metrics")
+    own = recorded if isinstance(recorded, dict) else {}
+    return {
+        "time_s": time,
+        "tokens": _last(manifest | own, rows, TOKEN_KEYS),
+        "method": manifest.get("method"),
+        "peak_memory_mb": _last(own, [], MEMORY_KEYS),
+    }
 
 
 def config_value(run_dir: Path, dotted: str) -> Any:
@@ -70,14 +78,6 @@ def _last(manifest: dict, rows: list[dict], keys: tuple[str, ...]) -> float | No
         if found:
             return found[-1]
     return None
-
-
-def _manifest(run_dir: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _finite(value: Any) -> bool:

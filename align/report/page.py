@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from align.files import write_atomic
+
 MAX_SAMPLES = 2000
+MAX_CHARACTERS = 4_000_000  # of a page's samples
+SCRIPTS = ("diff.js", "browser.js", "page.js")
 
 
 def asset(name: str) -> str:
@@ -43,21 +46,39 @@ def _finite(value: Any) -> Any:
 
 
 def sample_store(
-    rows: list[dict], *, group: str, group_label: str, value_label: str, colours: dict[str, int]
+    rows: list[dict],
+    *,
+    group: str,
+    group_label: str,
+    value_label: str,
+    colours: dict[str, int],
+    base: str | None = None,
 ) -> dict | None:
     """What the template's sample browser needs; None without rows.
 
     rows: {"prompt", "group", "value", "answers": [{"name", "text", "facts"}]}; the last
-    `MAX_SAMPLES` are kept.
+    `MAX_SAMPLES` are kept, and of those as many as fit into `MAX_CHARACTERS`. group: what is shown
+    first. A row may have an "id", by which a link finds it, and "tags" {name: value} to filter by;
+    an answer a "score", "finished", and with base (the name of the answer that others are compared
+    with) its "gain" over that.
     """
     if not rows:
         return None
-    payload = {"rows": rows[-MAX_SAMPLES:], "colours": colours}
+    kept, size = [], 0
+    for row in reversed(rows[-MAX_SAMPLES:]):
+        size += len(row["prompt"]) + sum(len(a["text"]) + 160 for a in row["answers"])
+        if kept and size > MAX_CHARACTERS:
+            break
+        kept.append(row)
+    start = group if any(row["group"] == group for row in kept) else ""
+    payload = {
+        "rows": kept[::-1], "colours": colours, "base": base, "start": start,
+        "labels": {"group": group_label, "value": value_label},
+    }  # fmt: skip
+    left = len(rows) - len(kept)
     return {
         "json": script_json(payload),
-        "group": group,
-        "group_label": group_label,
-        "value_label": value_label,
+        "note": f"{left} earlier samples are left out of this page." if left else "",
     }
 
 
@@ -74,12 +95,9 @@ def write_page(path: Path, **content: Any) -> Path:
     parts: dict[str, Any] = {**{name: [] for name in lists}, "table": None, "samples": None}
     html = env.from_string(asset("page.html")).render(
         css=Markup(asset("style.css")),
-        js=Markup(asset("page.js")),
+        js=Markup("\n".join(asset(name) for name in SCRIPTS)),
         nonce=secrets.token_hex(8),
         **{**parts, "footer": "", **content},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(html, encoding="utf-8")
-    os.replace(tmp, path)
+    write_atomic(path, html.encode("utf-8", "replace").decode("utf-8"))
     return path

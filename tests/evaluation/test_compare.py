@@ -14,6 +14,7 @@ import eval_models as tiny
 from align.config import UserError
 from align.evaluation import compare as cmp
 from align.evaluation import evaluate_policy, history, options
+from align.evaluation.compare_measure import measure
 from align.evaluation.judges import NaiveBayesJudge
 from align.records import Message, Prompt
 
@@ -98,8 +99,8 @@ def test_kl_of_the_samples_matches_the_models_one_row_at_a_time(world):
     prompts = [Prompt((Message("user", "写一条好评"),))]
     base, _ = load_causal_lm(world["sft"])
     model, tok = load_causal_lm(world["ppo"])
-    m = cmp._measure("ppo", world["ppo"], (model, tok), (base, tok), prompts, [3],
-                     Decoding(max_new_tokens=6), _ones, None)  # fmt: skip
+    m = measure("ppo", world["ppo"], (model, tok), (base, tok), prompts, [3],
+                Decoding(max_new_tokens=6), _ones)  # fmt: skip
     out = sample(model, tok, prompts, [3], Decoding(max_new_tokens=6))
     assert out.completions == m.outputs.completions
     ids = torch.tensor([out.prompt_ids[0] + out.completions[0]])
@@ -197,7 +198,9 @@ def test_training_logs_serve_as_trajectory_only_without_evaluations(tmp_path):
     rows = [{"step": 1, "score/mean": 0.5, "kl/sum": 0.0}, {"step": 2, "score/mean": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n{")
     assert history.trajectory(tmp_path) == [{"step": 1, "kl": 0.0, "reward": 0.5}]
-    assert history.cost(tmp_path) == {"time_s": None, "tokens": None, "method": None}
+    assert history.cost(tmp_path) == {
+        "time_s": None, "tokens": None, "method": None, "peak_memory_mb": None,
+    }  # fmt: skip
 
 
 def test_evaluate_policy_end_to_end(world, tmp_path, capsys):

@@ -1,13 +1,55 @@
-"use strict";
-// Texts of models reach the page only through textContent: markup in a completion stays text.
-const make = (tag, css, text) => {
-  const node = document.createElement(tag);
-  if (css) node.className = css;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-const show = (v) =>
-  typeof v === "number" ? (Number.isInteger(v) ? String(v) : v.toPrecision(4).replace(/\.?0+$/, "")) : String(v);
+// What the rest of the page does: tabs, differences in opened pairs, values under the pointer.
+
+// Tabs: without this script all panels are shown, one below the other.
+document.querySelectorAll(".tabs").forEach((root, number) => {
+  const panels = [...root.children];
+  if (panels.length < 2) return;
+  root.classList.add("live");
+  const row = make("div", "tablist");
+  row.setAttribute("role", "tablist");
+  const buttons = panels.map((panel, i) => {
+    const button = make("button", "", panel.dataset.tab);
+    button.setAttribute("role", "tab");
+    button.id = "tab-" + number + "-" + i;
+    panel.id = "panel-" + number + "-" + i;
+    button.setAttribute("aria-controls", panel.id);
+    panel.setAttribute("role", "tabpanel");
+    panel.setAttribute("aria-labelledby", button.id);
+    button.addEventListener("click", () => open(i));
+    return button;
+  });
+  const open = (chosen) =>
+    panels.forEach((panel, i) => {
+      panel.hidden = i !== chosen;
+      buttons[i].setAttribute("aria-selected", String(i === chosen));
+      buttons[i].tabIndex = i === chosen ? 0 : -1;
+    });
+  row.addEventListener("keydown", (e) => {
+    const at = buttons.indexOf(document.activeElement);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 }[e.key];
+    if (to === undefined) return;
+    e.preventDefault();
+    const i = (to + buttons.length) % buttons.length;
+    open(i);
+    buttons[i].focus();
+  });
+  row.append(...buttons);
+  root.prepend(row);
+  open(0);
+});
+
+// A pair of answers shows its differences when it is opened.
+for (const pair of document.querySelectorAll("details.pair"))
+  pair.addEventListener(
+    "toggle",
+    () => {
+      const [a, b] = pair.querySelectorAll(".answer .text");
+      const parts = diff(a.textContent, b.textContent);
+      showSide(a, parts, "-");
+      showSide(b, parts, "+");
+    },
+    { once: true },
+  );
 
 // Hover on charts: the nearest point of each series to the pointer's x.
 const tip = make("div", "tip");
@@ -40,76 +82,4 @@ for (const svg of document.querySelectorAll("svg[data-hover]")) {
     tip.hidden = true;
     cursor.remove();
   });
-}
-
-// The sample browser: search, filter, sort, pages. Rows: {prompt, answers: [{name, text, facts}], group}.
-const store = document.getElementById("samples");
-if (store) {
-  const { rows, colours } = JSON.parse(store.textContent);
-  const root = document.getElementById("browser");
-  const search = root.querySelector("input");
-  const [group, sort] = root.querySelectorAll("select");
-  const [back, next] = root.querySelectorAll("button");
-  const count = root.querySelector("output");
-  const list = root.querySelector(".list");
-  const size = 10;
-  let page = 0;
-
-  const order = {
-    given: null,
-    high: (a, b) => b.value - a.value,
-    low: (a, b) => a.value - b.value,
-  };
-  const card = (row) => {
-    const node = make("article", "sample");
-    node.append(make("div", "prompt text", row.prompt));
-    const answers = make("div", "answers");
-    for (const a of row.answers) {
-      const one = make("div", row.answers.length > 1 ? "answer" : "");
-      if (row.answers.length > 1) {
-        one.style.borderTopColor = "var(--c" + (colours[a.name] ?? 7) + ")";
-        one.append(make("h3", "", a.name));
-      }
-      one.append(make("div", "text", a.text));
-      const meta = make("div", "meta");
-      for (const [k, v] of Object.entries(a.facts)) meta.append(make("span", "", k + " " + show(v)));
-      one.append(meta);
-      answers.append(one);
-    }
-    node.append(answers);
-    return node;
-  };
-  const draw = () => {
-    const wanted = search.value.trim().toLowerCase();
-    let found = rows.filter(
-      (r) =>
-        (!group.value || r.group === group.value) &&
-        (!wanted || (r.prompt + "\n" + r.answers.map((a) => a.text).join("\n")).toLowerCase().includes(wanted)),
-    );
-    if (order[sort.value]) found = [...found].sort(order[sort.value]);
-    const pages = Math.max(1, Math.ceil(found.length / size));
-    page = Math.min(Math.max(page, 0), pages - 1);
-    list.replaceChildren(...found.slice(page * size, page * size + size).map(card));
-    count.textContent = found.length + " of " + rows.length + " · page " + (page + 1) + "/" + pages;
-    back.disabled = page === 0;
-    next.disabled = page === pages - 1;
-  };
-  const restart = () => {
-    page = 0;
-    draw();
-  };
-  for (const name of new Set(rows.map((r) => r.group))) {
-    if (name === "") continue;
-    const option = make("option", "", name);
-    option.value = name;
-    group.append(option);
-  }
-  // The newest samples first: that is what a reader of a finished run wants to see.
-  group.value = root.dataset.group || "";
-  search.addEventListener("input", restart);
-  group.addEventListener("change", restart);
-  sort.addEventListener("change", restart);
-  back.addEventListener("click", () => (page--, draw()));
-  next.addEventListener("click", () => (page++, draw()));
-  draw();
 }

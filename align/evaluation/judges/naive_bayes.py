@@ -1,46 +1,21 @@
-"""Judges: who says how good a completion is, or which of two is better. No torch on import."""
+"""Naive Bayes over character n-grams: a judge of another kind than any neural reward model."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from align.config import UserError
+from align.config_errors import UserError
+from align.evaluation.logistic import fit_logistic, sigmoid
+from align.files import write_atomic
 from align.records import Message
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Scores single completions; a higher score is better."""
-
-    name: str
-
-    def score(
-        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
-    ) -> list[float]:
-        """One float for each (prompt, completion)."""
-        ...
-
-
-class PairwiseJudge(Protocol):
-    """Compares two completions for a prompt."""
-
-    name: str
-
-    def prefer(
-        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
-    ) -> list[float]:
-        """P(a is better than b) for each row, in [0, 1]; 0.5 is a tie."""
-        ...
 
 
 def text_ngrams(text: str, low: int = 1, high: int = 3) -> set[str]:
@@ -134,7 +109,7 @@ class NaiveBayesJudge:
 
     def probability(self, text: str) -> float:
         """Calibrated P(positive | text)."""
-        return _sigmoid(self.slope * self.evidence(text) + self.offset)
+        return sigmoid(self.slope * self.evidence(text) + self.offset)
 
     def score(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
@@ -154,11 +129,7 @@ class NaiveBayesJudge:
             "info": self.info,
             "weights": {g: round(w, 5) for g, w in self.weights.items()},
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_name(path.name + ".tmp")
-        tmp.write_text(json.dumps(payload, ensure_ascii=False), encoding="utf-8")
-        os.replace(tmp, path)
+        write_atomic(Path(path), json.dumps(payload, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> NaiveBayesJudge:
@@ -170,7 +141,9 @@ class NaiveBayesJudge:
             return cls(d["weights"], *numbers, low, high, d["name"], d["info"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise UserError(
-                "judge", str(path), f"not a saved naive Bayes judge ({e})",
+                "judge",
+                str(path),
+                f"not a saved naive Bayes judge ({e})",
                 "give the JSON file that NaiveBayesJudge.save wrote, or a reward-model folder",
             ) from e
 
@@ -184,7 +157,9 @@ def _split_classes(
         unique = sorted(set(texts))
         if len(unique) < 6:
             raise UserError(
-                "judge", f"{len(unique)} texts", "a class needs at least 6 different texts",
+                "judge",
+                f"{len(unique)} texts",
+                "a class needs at least 6 different texts",
                 "give more labelled texts",
             )
         rng.shuffle(unique)
@@ -204,16 +179,7 @@ def platt(z: np.ndarray, y: np.ndarray, steps: int = 50) -> tuple[float, float]:
     pos, neg = float(y.sum()), float(len(y) - y.sum())
     t = np.where(y == 1, (pos + 1) / (pos + 2), 1 / (neg + 2))
     spread = float(np.sqrt(np.mean(z**2))) or 1.0
-    x = np.stack([z / spread, np.ones_like(z)], axis=1)
-    w = np.zeros(2)
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -40, 40)))
-        gradient = x.T @ (p - t) + 1e-9 * w
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        w -= step * min(1.0, 2.0 / (np.abs(step).max() + 1e-12))
-        if np.abs(step).max() < 1e-10:
-            break
+    w = fit_logistic(np.stack([z / spread, np.ones_like(z)], axis=1), t, 1e-9, steps=steps)
     return float(w[0] / spread), float(w[1])
 
 
@@ -226,84 +192,3 @@ def expected_calibration_error(p: np.ndarray, y: np.ndarray, bins: int = 10) -> 
         if inside.any():
             error += inside.mean() * abs(y[inside].mean() - p[inside].mean())
     return float(error)
-
-
-def _sigmoid(z: float) -> float:
-    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
-
-
-class RewardJudge:
-    """A reward model as a judge: `score` are its rewards, `prefer` is σ(r_a − r_b)."""
-
-    def __init__(self, path: str | Path, *, device=None, batch_size: int = 16) -> None:
-        """Load the reward model; path: a reward checkpoint folder."""
-        from reward_models.scorer import Scorer
-
-        self.name = _folder_name(path)
-        self._scorer = Scorer(str(path), device=device, batch_size=batch_size)
-
-    def score(
-        self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
-    ) -> list[float]:
-        """Reward of each completion."""
-        return self._scorer.score([list(p) for p in prompts], list(completions))
-
-    def prefer(
-        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
-    ) -> list[float]:
-        """Bradley–Terry probability that a beats b."""
-        pairs = zip(self.score(prompts, a), self.score(prompts, b), strict=True)
-        return [_sigmoid(x - y) for x, y in pairs]
-
-
-class SwappedJudge:
-    """A pairwise judge asked twice, with the positions swapped.
-
-    verdict(prompt, first, second) returns "first", "second" or "tie", anything else counts as a
-    failure to parse. A preference that does not survive the swap is a position effect and becomes a
-    tie; so does a pair with a failed answer. `counts` says how often: agreed, flipped, failed.
-    """
-
-    def __init__(self, verdict: Callable[[Sequence[Message], str, str], str], name: str) -> None:
-        """Wrap a function that sees two answers in an order."""
-        self._verdict, self.name = verdict, name
-        self.counts: Counter[str] = Counter()
-
-    def prefer(
-        self, prompts: Sequence[Sequence[Message]], a: Sequence[str], b: Sequence[str]
-    ) -> list[float]:
-        """1 where a wins in both orders, 0 where b does, 0.5 otherwise."""
-        return [self._one(p, x, y) for p, x, y in zip(prompts, a, b, strict=True)]
-
-    def _one(self, prompt: Sequence[Message], a: str, b: str) -> float:
-        worth = {"first": 1.0, "second": 0.0, "tie": 0.5}
-        straight = worth.get(self._verdict(prompt, a, b))
-        swapped = worth.get(self._verdict(prompt, b, a))
-        if straight is None or swapped is None:
-            self.counts["failed"] += 1
-            return 0.5
-        mean = (straight + 1 - swapped) / 2
-        if {straight, 1 - swapped} == {0.0, 1.0}:
-            self.counts["flipped"] += 1
-            return 0.5
-        self.counts["agreed"] += 1
-        return 0.5 if mean == 0.5 else float(mean > 0.5)
-
-
-def load_judge(path: str | Path, device=None) -> Judge:
-    """A saved naive Bayes file (.json) or a reward-model folder; UserError for anything else.
-
-    path may carry the prefix `naive_bayes:`, as in the configuration's `eval.judge`.
-    """
-    path = Path(str(path).removeprefix("naive_bayes:"))
-    if path.is_dir():
-        return RewardJudge(path, device=device)
-    if path.is_file():
-        return NaiveBayesJudge.load(path)
-    raise UserError("judge", str(path), "no such file or folder", "check the path")
-
-
-def _folder_name(path: str | Path) -> str:
-    parts: Iterable[str] = Path(path).parts
-    kept = [p for p in parts if p not in ("final", "/", ".")]
-    return kept[-1] if kept else str(path)
