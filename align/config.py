@@ -54,6 +54,7 @@ class Config:
     eval: schema.Eval = field(default_factory=schema.Eval)
     pretrain: schema.Pretrain = field(default_factory=schema.Pretrain)
     tokenizer: schema.Tokenizer = field(default_factory=schema.Tokenizer)
+    iterate: schema.Iterate = field(default_factory=schema.Iterate)
     demo: schema.Demo = field(default_factory=schema.Demo)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_method: dict[str, Any] = field(default_factory=dict)
@@ -321,6 +322,7 @@ def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
         "tokenizer": ("extend",),
         "ppo": ("critic_path",),
         "eval": ("prompts", "suite", "judge"),
+        "iterate": ("judge",),
     }
     nodes: list[tuple[Any, Any]] = [(layer.get(section), keys) for section, keys in names.items()]
     rewards = layer.get("rewards")

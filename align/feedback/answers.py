@@ -6,7 +6,6 @@ waits for a model, and a server that starts again asks nothing twice.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -218,17 +217,3 @@ def _answer_row(row: Any, where: str) -> tuple[Prompt, str, str]:
     if not row.get("prompt") or not isinstance(name, str) or not isinstance(text, str):
         raise RecordError("no prompt, run or completion", code="missing_field", where=where)
     return Prompt(parse_messages(row["prompt"])), name, text
-
-
-def same_setup(file: Path, setup: dict[str, Any]) -> None:
-    """Remember what an arena's folder was made of; UserError if it was made of something else."""
-    from align.files import read_object, write_atomic
-
-    found = read_object(file)
-    if not found:
-        write_atomic(file, json.dumps(setup, ensure_ascii=False, indent=1) + "\n")
-        return
-    for name, value in setup.items():
-        if found.get(name) != value:
-            reason = f"holds an arena with another {name} ({found.get(name)})"
-            raise UserError("--output", str(file.parent), reason, "Give another folder")

@@ -20,6 +20,7 @@ from align.feedback.summary import summarise, table
 from align.feedback.texts import TEXTS
 from align.files import fingerprint, write_atomic
 from align.model_safety import allow_as_asked
+from align.run_manifest import same_setup
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +141,7 @@ def make_arena(args: argparse.Namespace) -> Arena:
         "num_prompts": len(prompts), "overlap": args.overlap, "seed": args.seed,
         "decoding": decoding.to_json(),
     }  # fmt: skip
-    given.same_setup(output / "arena.json", setup)
+    same_setup(output / "arena.json", setup)
     own = not args.no_own_prompts and len(models) > 1
     if not args.answers:
         answers = given.collect(models, prompts, output, seed=args.seed, keep_loaded=own)

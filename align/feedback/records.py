@@ -72,7 +72,11 @@ class FeedbackRecord:
     def to_json(self) -> dict[str, Any]:
         """The line as a plain dict."""
         prompt = None if self.prompt is None else messages_json(self.prompt)
-        return {**asdict(self), "prompt": prompt, "completions": list(map(asdict, self.completions))}
+        return {
+            **asdict(self),
+            "prompt": prompt,
+            "completions": list(map(asdict, self.completions)),
+        }
 
     def without_text(self) -> FeedbackRecord:
         """The same with nothing that anybody wrote: models, vote and times alone."""

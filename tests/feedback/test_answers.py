@@ -18,8 +18,9 @@ import feedback_rows as rows
 
 from align.config_errors import UserError
 from align.evaluation.sampling import Decoding
-from align.feedback.answers import Given, collect, make_models, read_answers, same_setup
+from align.feedback.answers import Given, collect, make_models, read_answers
 from align.records import Message
+from align.run_manifest import same_setup
 
 
 class Scripted:
@@ -147,5 +148,5 @@ def test_models_that_are_none(specs, message):
 def test_an_arena_of_other_models_is_not_mixed_in(tmp_path):
     same_setup(tmp_path / "arena.json", {"models": ["a", "b"], "seed": 0})
     same_setup(tmp_path / "arena.json", {"models": ["a", "b"], "seed": 0})
-    with pytest.raises(UserError, match="holds an arena with another seed"):
+    with pytest.raises(UserError, match="holds results with another seed"):
         same_setup(tmp_path / "arena.json", {"models": ["a", "b"], "seed": 1})

@@ -86,7 +86,7 @@ def test_an_arena_of_a_file_goes_on_and_refuses_others(tmp_path, capsys):
     assert first.vote("ann", first.next("ann").item.id, "left", consent=True)
     assert made(tmp_path).resumed == 1
     assert "goes on after 1 votes" in capsys.readouterr().out
-    with pytest.raises(Exception, match="holds an arena with another seed"):
+    with pytest.raises(Exception, match="holds results with another seed"):
         made(tmp_path, "--seed", "3")
 
 

@@ -13,18 +13,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import feedback_rows as rows
 
+from align.feedback.answers import Given, read_answers
+from align.feedback.arena import Arena
+from align.feedback.chat import open_log
+from align.feedback.queue import build_items
+from align.feedback.records import read_log
+
 pytest.importorskip("gradio", reason="pip install 'align[arena]'")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="apt-get install --no-install-recommends chromium"
 )
-
-from align.feedback.answers import Given, read_answers
-from align.feedback.arena import Arena
-from align.feedback.chat import open_log
-from align.feedback.queue import build_items
-from align.feedback.records import read_log
 
 EVIL = (
     "<script>document.title='owned'</script> <img src=x onerror=\"document.title='owned'\"> ${1+1}"

@@ -48,7 +48,7 @@ def test_a_torn_line_costs_itself_alone(tmp_path):
     log = FeedbackLog(tmp_path / "votes.jsonl")
     log.write(RECORD)
     with log.path.open("ab") as file:
-        file.write('{"vote": "right", "prompt": [{"role": "us'.encode())
+        file.write(b'{"vote": "right", "prompt": [{"role": "us')
     assert read_log(log.path)[1] == 1
     log.write(replace(RECORD, id="second"))
     rows, torn = read_log(log.path)
