@@ -28,7 +28,7 @@ __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "pa
 METHODS = ("tokenizer", "pretrain", "sft", "reward", "dpo", "orpo", "ppo")
 TOOLS = (
     "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-    "export_model", "generate", "red_team", "canaries", "demo",
+    "export_model", "generate", "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
 )  # fmt: skip
 SCRIPTS = {name: f"{name}.py" for name in METHODS} | {"tokenizer": "train_tokenizer.py"}
 # Options that stand for a key, as they are usually written.
@@ -54,6 +54,7 @@ class Config:
     eval: schema.Eval = field(default_factory=schema.Eval)
     pretrain: schema.Pretrain = field(default_factory=schema.Pretrain)
     tokenizer: schema.Tokenizer = field(default_factory=schema.Tokenizer)
+    iterate: schema.Iterate = field(default_factory=schema.Iterate)
     demo: schema.Demo = field(default_factory=schema.Demo)
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_method: dict[str, Any] = field(default_factory=dict)
@@ -321,6 +322,7 @@ def _path_slots(layer: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
         "tokenizer": ("extend",),
         "ppo": ("critic_path",),
         "eval": ("prompts", "suite", "judge"),
+        "iterate": ("judge",),
     }
     nodes: list[tuple[Any, Any]] = [(layer.get(section), keys) for section, keys in names.items()]
     rewards = layer.get("rewards")

@@ -61,7 +61,7 @@ def check_files(config: Config) -> None:
             if reward.kind == "model":
                 _model(f"rewards.{i}.path", reward.path)
             elif reward.kind == "function":
-                _function(f"rewards.{i}.path", reward.path)
+                check_function(f"rewards.{i}.path", reward.path)
             else:
                 check_url(f"rewards.{i}.path", reward.path)
 
@@ -152,7 +152,8 @@ def check_url(
         raise UserError(field, path, "has a part after #, which is never sent", fix)
 
 
-def _function(field: str, path: str) -> None:
+def check_function(field: str, path: str) -> None:
+    """Raise UserError unless path names a python function that is there."""
     module, _, name = path.rpartition(":")
     if not module or not name.isidentifier():
         reason = "does not name a python function"

@@ -75,7 +75,8 @@ class Data:
     """The files, and how records become tokens."""
 
     text: str | dict[str, float] | None = key(
-        None, "pre-training text: .txt (a paragraph a line), .jsonl {text}, a folder of them or of "
+        None,
+        "pre-training text: .txt (a paragraph a line), .jsonl {text}, a folder of them or of "
         "token shards; {path: weight, …} mixes several",
     )
     sft: str | None = key(None, "{instruction, input, output} or {messages} records")
@@ -311,9 +312,7 @@ class Tokenizer:
     control_symbols: list[str] = key(factory=list, help="further special tokens")
     split_digits: bool = key(True, "every digit is a token (not char_bpe, which always does)")
     sample_sentences: int | None = key(None, "paragraphs drawn to learn from; null: all", ge=1)
-    min_frequency: int = key(
-        2, "a merge must occur this often (byte_bpe, char_bpe, extend)", ge=1
-    )
+    min_frequency: int = key(2, "a merge must occur this often (byte_bpe, char_bpe, extend)", ge=1)
     max_token_length: int = key(
         16, "longest learned token in characters, for byte_bpe in bytes", ge=1, le=512
     )
@@ -321,6 +320,31 @@ class Tokenizer:
         None, "a model or tokenizer folder that gets further tokens, also written --extend BASE"
     )
     compare_with: list[str] = key(factory=list, help="tokenizer folders that the report compares")
+
+
+@dataclass
+class IterateStop:
+    """When rounds end before their number is reached."""
+
+    patience: int = key(2, "rounds without a better judge one behind the other", ge=1)
+    min_delta: float = key(0.0, "what the judge must rise by to count as better", ge=0)
+
+
+@dataclass
+class Iterate:
+    """Rounds of sampling, choosing and training (recipes/iterate.py)."""
+
+    method: Literal["dpo", "orpo", "sft"] = key("dpo", "what a round trains")
+    rounds: int = key(3, "rounds at most", ge=1)
+    n: int = key(8, "answers sampled a prompt", ge=2)
+    prompts_per_round: int | None = key(None, "prompts of a round; null: all", ge=1)
+    pairs: Literal["best_worst", "all"] = key("best_worst", "which answers are compared")
+    min_margin: float = key(0.0, "least difference of two rewards that makes a pair", ge=0)
+    min_score: float | None = key(None, "sft: least reward of an answer to imitate")
+    unfinished: Literal["lose", "keep"] = key("lose", "whether a cut-off answer may be the better")
+    judge: str | None = key(None, "gold judge, not trained on; null: eval.judge")
+    reference: Literal["first", "previous"] = key("previous", "dpo: the policy to stay close to")
+    stop: IterateStop = key(factory=IterateStop)
 
 
 @dataclass
@@ -344,5 +368,6 @@ SECTIONS: dict[str, type] = {
     "eval": Eval,
     "pretrain": Pretrain,
     "tokenizer": Tokenizer,
+    "iterate": Iterate,
     "demo": Demo,
 }

@@ -39,6 +39,19 @@ def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
     )
 
 
+def same_setup(file: Path, setup: dict[str, Any]) -> None:
+    """Note what a tool's folder is made of; UserError if it was made of something else."""
+    found = read_object(file)
+    if not found:
+        write_atomic(file, json.dumps(setup, ensure_ascii=False, indent=1) + "\n")
+        return
+    for name, value in json.loads(json.dumps(setup)).items():
+        if found.get(name) != value:
+            kept = json.dumps(found.get(name), ensure_ascii=False)
+            reason = f"holds results with another {name} ({kept[:80]})"
+            raise UserError("--output", str(file.parent), reason, "Give another folder")
+
+
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

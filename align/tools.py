@@ -37,6 +37,8 @@ MAINS = {
     "generate": "align.evaluation.generate",
     "red_team": "align.redteam.red_team",
     "canaries": "align.redteam.canaries",
+    "arena": "align.feedback.main",
+    "best_of_n": "align.iteration.best_of_n",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)

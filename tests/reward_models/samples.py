@@ -63,6 +63,18 @@ SAMPLES: dict[str, list[Any]] = {
         {"id": 2, "text": "问", "answer_a": "甲", "answer_b": "乙", "label": ["平局"],
          "Comments": ["难"]},
     ],
+    "feedback": [
+        {"id": "1", "time": "2026-05-01T08:00:00+00:00", "source": "arena", "annotator": "x",
+         "session": None, "item": "i", "prompt": [{"role": "user", "content": "Q"}],
+         "completions": [{"model": "m", "text": "A"}, {"model": "n", "text": "B"}],
+         "vote": "left", "position": "ab", "latency_s": None, "seconds": 3.5, "tokens": None,
+         "consent": True},
+        *[
+            {"id": text, "source": "chat", "annotator": "x", "prompt": "问",
+             "completions": [{"model": "m", "text": text}], "vote": vote, "consent": True}
+            for text, vote in (("甲", "up"), ("乙", "down"))
+        ],
+    ],
     "helpsteer2": [
         {
             "prompt": prompt, "response": response, "helpfulness": rating, "correctness": 4,
