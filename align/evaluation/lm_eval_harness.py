@@ -83,6 +83,13 @@ def run_harness(
     }
 
 
+def on_rank_zero(*given: Any) -> dict[str, Any]:
+    """`run_harness` on rank 0; the other processes wait for what it found."""
+    from align.distributed import from_rank_zero
+
+    return from_rank_zero(lambda: run_harness(*given))
+
+
 def _plain(figures: dict[str, Any]) -> dict[str, float]:
     """Numbers by name; `acc,none` is acc."""
     return {
