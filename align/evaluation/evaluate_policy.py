@@ -13,7 +13,12 @@ from align import launch_env
 from align.checkpoints import find_model, load_causal_lm, run_dir_of
 from align.config_errors import NO_VALUE, UserError
 from align.evaluation import metrics
-from align.evaluation.lm_eval_harness import HarnessTasks, check_harness, find_tasks
+from align.evaluation.lm_eval_harness import (
+    HarnessTasks,
+    check_harness,
+    find_tasks,
+    on_rank_zero,
+)
 from align.evaluation.options import add_decoding, decoding_of
 from align.evaluation.sampling import (
     Decoding,
@@ -65,8 +70,9 @@ def evaluate(
         path, device=device, chat_template=chat_template, need_template=chats
     )
     decoding = decoding or Decoding()
-    result: dict[str, Any] = {"model": str(path), "seeds": list(seeds)}
-    result["decoding"] = decoding.to_json()
+    result: dict[str, Any] = {
+        "model": str(path), "seeds": list(seeds), "decoding": decoding.to_json(),
+    }  # fmt: skip
     rows: list[dict[str, Any]] = []
     if texts:
         from align.evaluation.perplexity import perplexity
@@ -85,12 +91,7 @@ def evaluate(
         result["passed"] = not failures(result)
         rows += samples
     if harness:
-        from align.distributed import from_rank_zero
-        from align.evaluation.lm_eval_harness import run_harness
-
-        result["lm_eval"] = from_rank_zero(
-            lambda: run_harness(model, tokenizer, harness, decoding.batch_size)
-        )
+        result["lm_eval"] = on_rank_zero(model, tokenizer, harness, decoding.batch_size)
     if launch_env.rank() == 0:
         _write(Path(output) if output else run_dir_of(path) / "eval", result, rows)
     return result

@@ -65,8 +65,11 @@ def run_harness(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = find_tasks(harness)
     chat = bool(getattr(tokenizer, "chat_template", None))
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    found: Any = simple_evaluate(
+    # Their types are hidden behind lazy imports.
+    wrap: Any = HFLM
+    run: Any = simple_evaluate
+    lm = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    found = run(
         model=lm, tasks=list(harness.names), task_manager=manager, limit=harness.limit,
         apply_chat_template=chat, fewshot_as_multiturn=chat, log_samples=False,
         bootstrap_iters=1000,
@@ -81,6 +84,13 @@ def run_harness(
             for task, figures in found["results"].items()
         },
     }
+
+
+def on_rank_zero(*given: Any) -> dict[str, Any]:
+    """`run_harness` on rank 0; the other processes wait for what it found."""
+    from align.distributed import from_rank_zero
+
+    return from_rank_zero(lambda: run_harness(*given))
 
 
 def _plain(figures: dict[str, Any]) -> dict[str, float]:

@@ -324,8 +324,10 @@ def test_two_processes_find_what_one_does(tmp_path, run_dir):
     for name in ("evaluation.json", "samples.jsonl"):
         texts = [(tmp_path / run / name).read_text(encoding="utf-8") for run in ("one", "two")]
         assert texts[0] == texts[1], name
-    failing = write(tmp_path, {"decoding": TOKENS}, rows, thresholds={"t/eos_rate": {"min": 2}})
+    failing = write(
+        tmp_path, {"decoding": TOKENS}, rows, thresholds={"t/length_tokens": {"min": 99}}
+    )
     words = ["--model", str(run_dir), "--suite", str(failing), "--output", str(tmp_path / "three")]
     ended = launch("recipes/evaluate_policy.py", words, config_file("cpu2"))
     assert ended.returncode == 1
-    assert ended.stderr.count("failed: s: t/eos_rate is ") == 1
+    assert ended.stderr.count("failed: s: t/length_tokens is ") == 1

@@ -130,7 +130,7 @@ def chrf(
     return {"score": result.score, "signature": str(metric.get_signature())}
 
 
-def _columns(refs: list[list[str]]) -> list[list[str | None]]:
+def _columns(refs: list[list[str]]) -> Any:
     """Sacrebleu's way round: the i-th reference of every text; None where a text has fewer."""
     width = max((len(row) for row in refs), default=1)
     return [[row[i] if i < len(row) else None for row in refs] for i in range(width)]

@@ -39,9 +39,15 @@ class Perplexity(evaluate.Metric):
         from align.checkpoints import load_causal_lm
         from align.evaluation.perplexity import perplexity
 
-        if not isinstance(model, tuple):
-            model = load_causal_lm(model, need_template=False)
+        given = isinstance(model, tuple)
+        lm, tokenizer = model if given else load_causal_lm(model, need_template=False)
         found = perplexity(
-            *model, predictions, window=window, stride=stride, packed=packed, max_tokens=max_tokens
+            lm,
+            tokenizer,
+            predictions,
+            window=window,
+            stride=stride,
+            packed=packed,
+            max_tokens=max_tokens,
         )
         return found.to_json()
