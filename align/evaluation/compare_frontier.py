@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from align.checkpoint_files import COMPLETE, step_of
-from align.checkpoints import find_model, is_adapter, load_causal_lm, run_dir_of
+from align.checkpoints import run_dir_of
 from align.config_errors import UserError
 from align.evaluation import metrics
+from align.evaluation.checkpoint_model import holds_policy, load_at
 from align.evaluation.compare_measure import Measured, measure, scores_texts
 from align.evaluation.sampling import Decoding
 from align.records import Prompt, RecordError, parse_messages, prompt_key
@@ -51,7 +52,7 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
     """Folders checkpoint-N that hold a model, by step; where some are complete, only those."""
     found = [
         p for p in run_dir.glob("checkpoint-*")
-        if step_of(p) >= 0 and ((p / "config.json").is_file() or is_adapter(p))
+        if step_of(p) >= 0 and holds_policy(p)
     ]  # fmt: skip
     whole = [p for p in found if (p / COMPLETE).is_file()]
     return sorted(whole or found, key=step_of)
@@ -74,7 +75,7 @@ def measured_points(
     for folder in folders:
         progress(f"compare: {final.name}, {folder.name}")
         try:
-            own = load_causal_lm(find_model(folder, "runs"), device=device, field="runs")
+            own = load_at(folder, final.path, device=device)
         except UserError as error:  # half a checkpoint is no reason to lose the comparison
             progress(f"compare: {folder} is left out: {error}")
             continue
