@@ -32,6 +32,7 @@ from align.evaluation.compare_measure import (
     unlike_names,
 )
 from align.evaluation.compare_pairs import all_pairs, summarise_pairs
+from align.evaluation.judges import LLMGrader
 from align.evaluation.options import add_decoding, decoding_of, from_runs
 from align.evaluation.sampling import Decoding, fitting, load_reward
 from align.files import write_atomic
@@ -86,7 +87,9 @@ def compare(
             source = MEASURED
             points = measured_points(measured[-1], base, measured[0], kept, seeds, decoding, reward,
                                      gold, device, progress)  # fmt: skip
-        if i and not points and (checkpoints or gold is not None):
+        # What a run recorded is judged unasked only where that costs no call of a server.
+        free = gold is not None and not isinstance(gold, LLMGrader)
+        if i and not points and (checkpoints or free):
             source, points = RECORDED, recorded_points(run_dir_of(path), gold)
         frontiers.append(summarise_points(points, source) if i else None)
     pairs = all_pairs(measured, judges)
