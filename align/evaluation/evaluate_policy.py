@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             suites=suites,
             harness=harness,
             reward=load_reward(args.reward) if args.reward else None,
-            judge=load_judge(args.judge) if args.judge else None,
+            judge=load_judge(args.judge, scores=True) if args.judge else None,
             seeds=args.seeds,
             decoding=decoding_of(args),
             output=args.output,
