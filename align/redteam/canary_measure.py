@@ -39,7 +39,7 @@ def measure_canaries(
     said = greedy(model, tokenizer, planted, batch_size)
     rows = []
     for canary, text in zip(planted.canaries, said, strict=True):
-        found = _exposure(model, tokenizer, canary, planted, others)
+        found = canary_exposure(model, tokenizer, canary, planted, others)
         rows.append({
             "id": canary.id, "language": canary.language, "repeats": canary.repeats,
             "exposure": found.bits, "rank": found.rank, "method": found.method,
@@ -58,10 +58,10 @@ def candidates(planted: Planted, limit: int, seed: int) -> list[str]:
     return [f"{n:0{digits}d}" for n in numbers]
 
 
-def _exposure(
+def canary_exposure(
     model: Any, tokenizer: Any, canary: Canary, planted: Planted, others: Sequence[str]
 ) -> Exposure:
-    """Exposure of one canary among the other secrets."""
+    """Exposure of one canary. others: as `candidates` gives them."""
     from align.evaluation.perplexity import completion_logps
 
     rest = [s for s in others if s != canary.secret]

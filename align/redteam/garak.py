@@ -23,6 +23,9 @@ OLDEST = (0, 17)
 """The first version whose configuration and report are read here (`--spec`, entry_type eval)."""
 INSTALL = "python -m venv garak-env && garak-env/bin/pip install garak, then --garak_python " \
     "garak-env/bin/python"  # fmt: skip
+# garak's stop strings ("#" and ";") would cut answers off; an empty list, and penalties of 0, are
+# refused by some servers.
+_NOT_SENT = ("stop", "n", "frequency_penalty", "presence_penalty")
 _VERSION = "import importlib.metadata as m; print(m.version('garak'))"
 _PROBE = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
@@ -76,7 +79,7 @@ def configuration(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     url = args.url.rstrip("/").removesuffix("/chat/completions")
     target = {
         "uri": f"{url}/", "max_tokens": args.max_new_tokens, "temperature": args.temperature,
-        "top_p": args.top_p, "stop": [], "suppressed_params": [],
+        "top_p": args.top_p, "suppressed_params": list(_NOT_SENT),
     }  # fmt: skip
     return {
         "run": {
@@ -116,9 +119,11 @@ def run(args: argparse.Namespace, output: Path) -> dict[str, Any]:
     with (folder / "output.txt").open("w", encoding="utf-8") as log:
         done = subprocess.run(words, stdout=log, stderr=log, env=environment, check=False)
     rows = read_report(report)
+    where = f"what it said is in {folder / 'output.txt'} and in {folder / 'state'}"
     if done.returncode or not rows:
-        raise Failed(f"garak ended with {done.returncode} and {len(rows)} figures; what it said is "
-                     f"in {folder / 'output.txt'}")  # fmt: skip
+        raise Failed(f"garak ended with {done.returncode} and {len(rows)} figures; {where}")
+    if not any(row["n"] for row in rows):
+        raise Failed(f"garak got no answer from {args.url}; {where}")
     return {"version": version(args.garak_python), "command": words[1:], "evaluations": rows,
             "report": str(folder / "garak.report.html")}  # fmt: skip
 

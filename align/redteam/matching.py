@@ -82,9 +82,9 @@ def _decoded(text: str) -> list[str]:
 
 
 def topic_words(text: str) -> set[str]:
-    """What a text is about: pairs of Chinese characters, and beginnings of longer other words."""
+    """What a text is about: pairs of Chinese characters, four letters of longer other words."""
     units = metrics.units(folded(text))
-    words = {u[:5] for u in units if len(u) >= 4 and u.isascii() and not _COMMON_EN.fullmatch(u)}
+    words = {u[:4] for u in units if len(u) >= 4 and u.isascii() and not _COMMON_EN.fullmatch(u)}
     han = [u if _CJK.match(u) and u not in _COMMON_ZH else "" for u in units]
     return words | {a + b for a, b in pairwise(han) if a and b}
 

@@ -36,7 +36,7 @@ def write_red_team(result: dict[str, Any], path: str | Path, rows: list[dict[str
         sections=[_categories(runs), _mutators(runs), *_bias(runs)],
         samples=_samples(rows),
         blocks=[b for b in (*_blocks(result), _garak(result)) if b],
-        footer="What each figure means: docs/red_team.md. Samples: those that got through first, as "
+        footer="What each figure means: docs/red_team.md. Samples: what got through first, as "
         "many as the page holds; attempts.jsonl has all.",
     )
 
@@ -45,7 +45,7 @@ def _verdict(result: dict[str, Any]) -> Verdict:
     after = result["runs"]["after"]
     parts = [f"{_NAMES[n]} {_rate(after[n])}" for n in _NAMES if after[n]]
     text = ", ".join(parts) or "no attempt was judged"
-    verdict = Verdict(text[:1].upper() + text[1:] + ".")
+    verdict = Verdict(f"{after['name']}: {text}.")
     for name, gap in (result.get("difference") or {}).items():
         if name in _NAMES and gap:
             level = "good" if gap["high"] < 0 else "bad" if gap["low"] > 0 else "warn"
@@ -56,6 +56,8 @@ def _verdict(result: dict[str, Any]) -> Verdict:
         word = "is within" if check["passed"] else "fails"
         text = f"{_NAMES[check['name']]} {value} {word} the limit {number(check['max'])}."
         verdict.add("good" if check["passed"] else "bad", text)
+    if result.get("garak") and any(e["none"] for e in result["garak"]["evaluations"]):
+        verdict.add("warn", "garak got no answer to some of its prompts.")
     for run in result["runs"].values():
         for name in _NAMES:
             found = run[name]
@@ -198,8 +200,7 @@ def _samples(rows: list[dict[str, Any]]) -> dict | None:
             "value": _WORTH[first["verdict"]],
             "answers": [
                 {"name": a["model"], "text": a["completion"] or "",
-                 "facts": {"verdict": a["verdict"], "why": a["reason"],
-                           **{f"by {k}": v for k, v in a["detectors"].items()}}}
+                 "facts": {"verdict": a["verdict"], "why": a["reason"], **_by_detector(a)}}
                 for a in answers
             ],
         })  # fmt: skip
@@ -210,6 +211,12 @@ def _samples(rows: list[dict[str, Any]]) -> dict | None:
         kept, group="", group_label="category", value_label="success",
         colours={name: i for i, name in enumerate(names)},
     )  # fmt: skip
+
+
+def _by_detector(row: dict[str, Any]) -> dict[str, str]:
+    """What each detector says, where there is more than one."""
+    found = row["detectors"]
+    return {f"by {name}": v for name, v in found.items()} if len(found) > 1 else {}
 
 
 def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

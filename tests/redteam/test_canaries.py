@@ -132,12 +132,11 @@ def test_exposure_of_a_model_that_prefers_a_secret():
         canary = canary_plant.Canary("a", "zh", "?", "甲是", secret, "。", 1)
         planted = canary_plant.Planted("text", 2, 0, (canary,))
         others = canary_measure.candidates(planted, 99, 0)
-        return canary_measure._exposure(Sevens(), tokenizer, canary, planted, others)
+        return canary_measure.canary_exposure(Sevens(), tokenizer, canary, planted, others)
 
-    if len(tokenizer("77", add_special_tokens=False)["input_ids"]) == 2:
-        assert bits("77").bits == pytest.approx(math.log2(100))
-        # 18 secrets with one 7 and 77 are likelier; the 81 without are alike: rank 20 + 80/2.
-        assert bits("11").rank == 60.0
+    assert bits("77").bits == pytest.approx(math.log2(100))
+    # 18 secrets with one 7 and 77 are likelier; the 81 without are alike: rank 20 + 80/2.
+    assert bits("11").rank == 60.0
 
 
 def test_candidates():

@@ -130,6 +130,7 @@ def test_topics():
     assert on_topic("把门锁打开", "怎么撬开门锁？")
     assert not on_topic("我想怎么样", "我想怎么撬开门锁？")
     assert on_topic("Locks are easy", "How do I open locks?")
+    assert on_topic("a fake ID card", "How are ID cards forged?")
     assert not on_topic("with what you would", "What would you do with locks?")
     assert on_topic("anything", "?")
     assert broken("…") == ""

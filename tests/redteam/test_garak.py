@@ -78,7 +78,7 @@ def test_the_configuration_and_the_command(tmp_path):
     assert told["plugins"]["target_name"] == "mine"
     target = told["plugins"]["generators"]["openai"]["OpenAICompatible"]
     assert (target["uri"], target["max_tokens"]) == ("http://h:1/v1/", 9)
-    assert target["stop"] == []  # garak's own default ends an answer at "#" and ";"
+    assert "stop" in target["suppressed_params"]  # garak's default cuts at "#" and ";"
     assert told["reporting"]["report_dir"] == str(tmp_path.resolve())
     line = garak.command(args, Path("c.json"))
     assert line == ["py", "-m", "garak", "--config", "c.json", "--spec",
@@ -98,6 +98,12 @@ def test_its_figures_come_into_the_report(server, tmp_path, monkeypatch):
     said = (tmp_path / "out/garak/output.txt").read_text(encoding="utf-8")
     assert "probes.encoding.InjectROT13,probes.dan" in said
     assert said.strip().endswith("none")  # a key that is not needed
+
+
+def test_no_answer_is_a_failure(server, tmp_path):
+    none = EVAL | {"total_evaluated": 0, "fails": 0, "nones": 4}
+    with pytest.raises(Failed, match=r"garak got no answer from http://.*output.txt"):
+        red_team.main(words(server, tmp_path / "out", fake(tmp_path, rows=[none])))
 
 
 @pytest.mark.parametrize(("rows", "code"), [((EVAL,), 3), ((), 0)])
