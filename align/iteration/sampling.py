@@ -49,7 +49,8 @@ def scored_samples(
     for number, block in enumerate(blocks):
         if all(p.prompt_id in done for p in block):
             continue
-        rows = list(_block_rows(sampler, fits, reward, block, n, number, seed))
+        made = _block_rows(sampler, fits, reward, block, n, number, seed)
+        rows = [row for row in made if row["prompt_id"] not in done]
         _append(file, rows)
         for row in rows:
             done.setdefault(row["prompt_id"], []).append(row)
