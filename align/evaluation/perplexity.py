@@ -199,7 +199,7 @@ def logps_of(
     """
     from align.chat import render_completion
     from align.checkpoints import load_causal_lm
-    from align.evaluation.compare import same_tokens
+    from align.evaluation.compare_measure import same_tokens
     from align.records import parse_messages
 
     loaded = [m if isinstance(m, tuple) else load_causal_lm(m) for m in models]
