@@ -64,7 +64,7 @@ def test_rouge_by_words_of_jieba(monkeypatch):
     shared = len(set(words) & set(jieba.lcut("我们去学校")))
     assert found["rouge1"][0] == pytest.approx(shared / len(words))
     monkeypatch.setitem(sys.modules, "jieba", None)
-    with pytest.raises(UserError, match=r"jieba.*pip install 'align\[zh\]'"):
+    with pytest.raises(UserError, match=r"jieba.*pip install 'align\[eval\]'"):
         metrics.rouge(["我"], ["我"], tokenizer="jieba")
 
 
