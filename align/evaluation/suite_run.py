@@ -161,6 +161,9 @@ def _generate(
                                                                    intervals=intervals),
         lambda which: _values(figures_of.figures(answers.part(which), chosen, intervals=False)),
     )  # fmt: skip
+    given = {"reward": subject.reward, "judge": subject.judge}
+    if missing := [name for name in chosen if name in given and given[name] is None]:
+        entry["not_measured"] = missing
     entry["samples"] = how.num_samples
     entry["decoding"] = {**decoding.to_json(), "seed": how.seed, "stop": list(how.stop)}
     return entry, _generated(rows, answers)

@@ -107,3 +107,26 @@ def test_perplexity_of_chinese_and_english_with_short_windows():
         px.perplexity(model, tok, texts, window=4, stride=4)
     with pytest.raises(ValueError, match="two tokens"):
         px.perplexity(model, tok, [""])
+
+
+def test_packed_texts_are_one_stream_with_scored_ends():
+    words = Letters()
+    words.eos_token_id = 2
+    # a b | c(end) d c(end): b 2, c 3, d 3, c 3 bits; only the first token has no context.
+    result = px.perplexity(Fixed(), words, ["ab", "d"], packed=True)
+    assert (result.tokens, result.texts, result.chars) == (4, 2, 3)
+    assert result.nll == pytest.approx(11 * math.log(2))
+    # Windows of the stream change nothing for a model without memory.
+    short = px.perplexity(Fixed(), words, ["ab", "d"], packed=True, window=3, stride=1)
+    assert (short.tokens, short.nll) == (4, pytest.approx(result.nll))
+
+
+def test_likelihoods_of_single_texts_add_up():
+    model, tok = tiny.gpt2(1), tiny.tokenizer()
+    texts = ["房间很干净，服务很好。", "", "The room was clean.", "好"]
+    rows = px.text_likelihoods(model, tok, texts, window=6, stride=3)
+    assert len(rows) == 4
+    total = px.together(rows)
+    assert total == px.perplexity(model, tok, texts, window=6, stride=3)
+    alone = [px.perplexity(model, tok, [texts[i]], window=6, stride=3) for i in (0, 2)]
+    assert [rows[i].nll for i in (0, 2)] == pytest.approx([x.nll for x in alone], abs=1e-5)

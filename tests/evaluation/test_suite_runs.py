@@ -217,6 +217,13 @@ def test_perplexity_of_a_task(tmp_path, loaded):
         run(write(tmp_path, {**task, "window": 8, "stride": 8}), loaded)
 
 
+def test_what_was_not_given_is_listed(tmp_path, loaded):
+    path = write(tmp_path, {"metrics": ["length", "reward", "judge"], "decoding": TOKENS})
+    assert run(path, loaded).report["tasks"]["t"]["not_measured"] == ["reward", "judge"]
+    entry = run(path, loaded, reward=lambda p, c, f: [1.0] * len(c)).report["tasks"]["t"]
+    assert entry["not_measured"] == ["judge"]
+
+
 def test_the_model_keeps_its_mode(tmp_path, loaded):
     model, _ = loaded
     model.train()

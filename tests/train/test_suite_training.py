@@ -16,7 +16,7 @@ from launching import config_file, launch
 
 from align.checkpoints import load_causal_lm
 from align.config import UserError, load_config
-from align.evaluation.judges import NaiveBayesJudge
+from align.evaluation.judges import NaiveBayesJudge, load_judge
 from align.evaluation.suite_config import best_direction, check_suite
 from align.evaluation.suite_run import Subject, run_suite
 from align.evaluation.suites import load_suite
@@ -81,6 +81,22 @@ def test_the_last_figures_are_those_of_the_finished_model(tmp_path, suite, judge
     assert "eval_suite/write/judge_p5" in logged
     assert "eval_suite/write/reward" not in logged  # only PPO has one
     assert sr.manifest(done)["metrics"]["eval_suite/choice/acc"] == logged["eval_suite/choice/acc"]
+
+
+@pytest.mark.parametrize("method", ["sft", "ppo"])
+def test_adapters_and_a_reward_model_as_judge(tmp_path, suite, method):
+    """The suite reads the policy's adapter, not the critic's; the judge is another model."""
+    judge = sr.train("reward", tmp_path / "judge") / "final"
+    done = sr.train(
+        method, tmp_path / "run", "--eval.suite", suite, "--eval.judge", judge,
+        "--policy.lora", "{r: 4}", "--train.learning_rate", 0.05,
+    )  # fmt: skip
+    rows = [of_suite(row) for row in evaluations(done)]
+    assert rows[0] != rows[-1]
+    model = load_causal_lm(done / "final")
+    again = run_suite(load_suite(suite), Subject(*model, judge=load_judge(judge))).figures
+    for name, value in again.items():
+        assert rows[-1][f"eval_suite/{name}"] == pytest.approx(value, abs=1e-5), name
 
 
 def test_a_suite_alone_is_evaluated_too(tmp_path, suite):
