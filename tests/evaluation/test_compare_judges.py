@@ -212,6 +212,21 @@ def test_runs_of_one_name_are_told_apart(world, tmp_path):
     assert s["runs"][1]["gain"]["value"] == 0
 
 
+def test_a_prompt_must_fit_every_run(world, tmp_path):
+    """A run with a shorter window and another template decides too."""
+    small = tmp_path / "small" / "final"
+    tiny.gpt2(4, positions=50).save_pretrained(small)
+    tiny.tokenizer("zh_instruction").save_pretrained(small)
+    prompts = [
+        cmp.Prompt((Message("user", t),)) for t in ("好", "写一条很长的酒店评论，越长越好" * 2)
+    ]
+    s = cmp.compare([small], world["root"] / "sft", prompts, Length(), None, [0],
+                    cmp.Decoding(max_new_tokens=4), tmp_path / "o",
+                    progress=lambda _: None)  # fmt: skip
+    assert (s["num_prompts"], s["dropped"]) == (1, {"prompt_too_long": 1})
+    assert s["runs"][1]["kl"] is None
+
+
 def test_a_grade_that_is_missing_is_left_out(world, tmp_path):
     class Picky:
         name = "picky"
