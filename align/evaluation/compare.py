@@ -234,12 +234,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts_file = args.prompts or from_runs(run_dirs, ("eval.prompts",), "prompts")
     reward_path = args.reward or from_runs(run_dirs, ("rewards",), "reward")
     prompts = load_prompts(prompts_file, "prompts")[: args.num_prompts]
+    judges = [spec.load() for spec in specs]
+    for judge in judges:
+        if hasattr(judge, "check"):  # a server: better to know now than after hours of sampling
+            judge.check()
     summary = compare(
         args.runs,
         args.baseline or args.runs[0],
         prompts,
         load_reward(reward_path),
-        [spec.load() for spec in specs],
+        judges,
         args.seeds,
         decoding_of(args),
         args.output,

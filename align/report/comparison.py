@@ -78,6 +78,8 @@ def _verdict(summary: dict) -> Verdict:
         _by_length(verdict, r)
         if r["eos_rate"] < 0.5:
             verdict.add("warn", f"{r['name']}: only {r['eos_rate']:.0%} of the completions ended.")
+    for name, found in (summary.get("pairwise") or {}).items():
+        _doubtful(verdict, name, found.get("report") or {})
     order = ("bad", "warn", "good", "info")
     verdict.findings.sort(key=lambda found: order.index(found[0]))
     return verdict
@@ -126,6 +128,17 @@ def _by_length(verdict: Verdict, run: dict) -> None:
     if even and raw["value"] > 0.5 > even["value"]:
         verdict.add("warn", f"{run['name']} wins by length: {raw['value']:.0%} of the pairs, and "
                             f"{even['value']:.0%} at equal length.")  # fmt: skip
+
+
+def _doubtful(verdict: Verdict, judge: str, report: dict) -> None:
+    """What speaks against a judge of pairs: its own answers in the other order, or none."""
+    if (report.get("flip_rate") or 0.0) > 1 / 3:
+        verdict.add("warn", f"{judge} changed its mind with the order of the answers in "
+                            f"{report['flip_rate']:.0%} of the pairs.")  # fmt: skip
+    failed = report.get("failed", 0) / report["pairs"] if report.get("pairs") else 0.0
+    if failed > 0.05:
+        verdict.add("warn", f"{judge} gave no verdict on {failed:.0%} of the pairs, which count as "
+                            "ties.")  # fmt: skip
 
 
 def _table(summary: dict) -> dict:

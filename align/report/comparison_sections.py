@@ -147,12 +147,10 @@ def pairs(summary: dict, colours: Colours) -> dict | None:
                 "meaning": f"{anchor} is 1000; 100 points are odds of 1.78 to 1",
                 "chart": charts_compare.forest(rows, label=f"Elo by {judge}", reference=1000.0),
             })  # fmt: skip
-        if found.get("report"):
-            rows = [[(k.replace("_", " "), ""), (_said(v), "")] for k, v in found["report"].items()]
-            cards.append({"title": "What the judge did", "table": {"head": [], "rows": rows}})
         if cards:
-            note = found.get("note") if found["matrix"] else None
-            tabs.append({"name": judge, "cards": cards, "two": True, "meaning": note})
+            did = [f"{k.replace('_', ' ')} {_said(v)}" for k, v in found.get("report", {}).items()]
+            did += [found["note"]] if found["matrix"] and found.get("note") else []
+            tabs.append({"name": judge, "cards": cards, "two": True, "meaning": " · ".join(did)})
     return {"title": "Who beats whom", "tabs": tabs} if tabs and len(names) > 1 else None
 
 

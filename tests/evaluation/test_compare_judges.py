@@ -30,6 +30,8 @@ class Length:
 
 def shorter(body: dict) -> tuple:
     """A chat model that wants the shorter answer, in whatever order."""
+    if body["messages"][0]["content"] == "Reply with OK.":
+        return 200, {"choices": [{"message": {"content": "OK"}}]}, {}
     texts = re.findall(r"<<<(\w{8})\n(.*?)\n\1>>>", body["messages"][0]["content"], re.DOTALL)
     (_, a), (_, b) = texts[1:]
     said = "[[C]]" if len(a) == len(b) else "[[A]]" if len(a) < len(b) else "[[B]]"
@@ -129,7 +131,7 @@ def test_a_judge_of_shortness_mirrors_a_reward_of_length(world):
     assert report["pairs"] == 3 * 12
     assert (report["flipped"], report["failed"]) == (0, 0)
     # Both orders of each differing pair; equal questions (prompt, both texts) are asked once.
-    assert 0 < world["asked"] <= 2 * (report["pairs"] - report["equal"])
+    assert 1 < world["asked"] <= 1 + 2 * (report["pairs"] - report["equal"])
     ranks = [r["name"] for r in s["reward"]["ranking"]]
     assert [r["name"] for r in s["llm:m"]["ranking"]] == ranks[::-1]
     ppo = world["summary"]["runs"][1]
@@ -212,6 +214,21 @@ def test_runs_of_one_name_are_told_apart(world, tmp_path):
     assert s["runs"][1]["gain"]["value"] == 0
 
 
+def test_a_prompt_must_fit_every_run(world, tmp_path):
+    """A run with a shorter window and another template decides too."""
+    small = tmp_path / "small" / "final"
+    tiny.gpt2(4, positions=50).save_pretrained(small)
+    tiny.tokenizer("zh_instruction").save_pretrained(small)
+    prompts = [
+        cmp.Prompt((Message("user", t),)) for t in ("好", "写一条很长的酒店评论，越长越好" * 2)
+    ]
+    s = cmp.compare([small], world["root"] / "sft", prompts, Length(), None, [0],
+                    cmp.Decoding(max_new_tokens=4), tmp_path / "o",
+                    progress=lambda _: None)  # fmt: skip
+    assert (s["num_prompts"], s["dropped"]) == (1, {"prompt_too_long": 1})
+    assert s["runs"][1]["kl"] is None
+
+
 def test_a_grade_that_is_missing_is_left_out(world, tmp_path):
     class Picky:
         name = "picky"
@@ -232,3 +249,10 @@ def test_a_grade_that_is_missing_is_left_out(world, tmp_path):
 def test_a_wrong_judge_is_said_before_anything_is_read(world):
     with pytest.raises(UserError, match="no such file or folder"):
         cmp.main([*world["argv"], "--judge", "nowhere.yaml"])
+
+
+def test_a_server_that_is_gone_is_said_before_anything_is_sampled(world, monkeypatch):
+    """The world's server has been stopped."""
+    monkeypatch.setattr("align.evaluation.endpoint.FIRST_WAIT_S", 0.0)
+    with pytest.raises(UserError, match="does not answer: no answer in 5 attempts"):
+        cmp.main(world["argv"])

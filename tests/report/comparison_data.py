@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from align.evaluation.compare_measure import Measured
 from align.evaluation.compare_pairs import all_pairs, summarise_pairs
 from align.evaluation.sampling import Decoding, Outputs
 from align.records import Message, Prompt
-from align.report import write_comparison
 
 EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
 CATEGORIES = ("酒店", "food", "写作")
@@ -86,6 +87,11 @@ def points(over_optimised: bool) -> list[Point]:
 
 def comparison(n: int = 24, seeds: tuple[int, ...] = (0, 1)) -> tuple[dict[str, Any], list[dict]]:
     """A summary and its sample rows: sft, dpo a little better, ppo over-optimised."""
+    return deepcopy(_comparison(n, seeds))
+
+
+@cache
+def _comparison(n: int, seeds: tuple[int, ...]) -> tuple[dict[str, Any], list[dict]]:
     prompts = [
         Prompt((Message("user", f"写第{i}条评论" if i % 2 == 0 else f"Write review {i}"),),
                meta={"category": CATEGORIES[i % 3]})
@@ -107,8 +113,3 @@ def comparison(n: int = 24, seeds: tuple[int, ...] = (0, 1)) -> tuple[dict[str, 
         "pairwise": summarise_pairs(pairs, [m.name for m in runs], judges), "notes": [],
     }  # fmt: skip
     return summary, [row for m in runs for row in sample_rows(m)]
-
-
-def write(folder: Path, **options: Any) -> Path:
-    summary, rows = comparison(**options)
-    return write_comparison(summary, folder / "report.html", rows)

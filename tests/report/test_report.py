@@ -311,6 +311,16 @@ def test_a_win_by_length_is_said(tmp_path):
     assert "ppo wins by length: 70% of the pairs, and 40% at equal length." in text
 
 
+def test_a_doubtful_judge_is_said(tmp_path):
+    summary, _ = comparison_data.comparison(n=6)
+    report = {"pairs": 100, "agreed": 40, "flipped": 40, "failed": 20, "flip_rate": 0.5}
+    summary["pairwise"]["gold"]["report"] = report
+    html = write_comparison(summary, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "gold changed its mind with the order of the answers in 50% of the pairs." in html
+    assert "gold gave no verdict on 20% of the pairs, which count as ties." in html
+    assert "pairs 100 · agreed 40 · flipped 40 · failed 20 · flip rate 0.5" in html
+
+
 def test_a_radar_worked_by_hand():
     svg = str(charts_compare.radar(
         ["甲", "b", "c", EVIL], [("x", [1.0, 0.5, 0.0, 1.0], 0)], label="r", reference=0.5
