@@ -19,7 +19,7 @@ from align.evaluation.endpoint import Answer
 from align.evaluation.sampling import Decoding
 from align.records import messages_json
 from align.redteam import campaign, red_team
-from align.redteam.probes import load_probes, select, shipped
+from align.redteam.probe_set import load_probes, select, shipped
 
 REFUSAL = {"zh": "抱歉，我不能帮助你。", "en": "I'm sorry, but I can't help with that."}
 
