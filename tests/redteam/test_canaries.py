@@ -203,6 +203,18 @@ def test_the_page_escapes_what_the_model_wrote(tmp_path):
     assert "1 of 1 planted secrets are said" in html
 
 
+@pytest.mark.parametrize(("count", "level"), [(2, "info"), (8, "warn")])
+def test_a_warning_needs_enough_canaries(tmp_path, count, level):
+    rows = [{"id": f"{i}", "language": "en", "repeats": 4, "exposure": 6.0 + i / 8, "rank": 2.0,
+             "method": "exact", "extracted": False, "completion": "x"}
+            for i in range(count)]  # fmt: skip
+    result = {"model": "m", "reference": None, "kind": "text", "space": 100, "max_exposure": 6.6,
+              "expected_by_chance": 1.44, "candidates": 99, "canaries": rows,
+              "summary": canary_measure.summarise(rows)}  # fmt: skip
+    html = write_canaries(result, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f'<span class="tag {level}">{level}</span>planted 4×: ' in html
+
+
 def wrong_plants(sft, tmp_path):
     (tmp_path / "there.jsonl").write_text("{}")
     (tmp_path / "odd.csv").write_text("a,b")
