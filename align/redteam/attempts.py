@@ -12,7 +12,7 @@ from align.evaluation.sampling import Decoding, fitting, sample
 from align.records import Message, Prompt, RecordError, messages_json
 from align.redteam.detectors import Verdict
 from align.redteam.mutators import Case, NotApplicable, mutate
-from align.redteam.probes import Probe
+from align.redteam.probe_set import Probe
 
 
 @dataclass

@@ -15,7 +15,7 @@ from align.records import write_jsonl
 from align.redteam import rates
 from align.redteam.attempts import Attempt, Skipped, again, ask_model, ask_server, build
 from align.redteam.detectors import Detector, Rules
-from align.redteam.probes import Probe
+from align.redteam.probe_set import Probe
 
 
 @dataclass

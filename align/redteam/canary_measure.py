@@ -62,13 +62,13 @@ def canary_exposure(
     model: Any, tokenizer: Any, canary: Canary, planted: Planted, others: Sequence[str]
 ) -> Exposure:
     """Exposure of one canary. others: as `candidates` gives them."""
-    from align.evaluation.perplexity import completion_logps
+    from align.redteam.shared_prefix import tail_logps
 
     rest = [s for s in others if s != canary.secret]
     rest = rest if planted.space == len(others) else rest[: len(others) - 1]
     pairs = [_ids(tokenizer, canary, secret, planted.kind) for secret in (canary.secret, *rest)]
-    logps = completion_logps(model, [p[0] for p in pairs], [p[1] for p in pairs])
-    own, *theirs = (sum(row) for row in logps)
+    # What all have in common says nothing of the rank.
+    _, (own, *theirs) = tail_logps(model, [[*ids, *completion] for ids, completion in pairs])
     return measure(own, np.array(theirs), planted.space)
 
 

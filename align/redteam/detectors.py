@@ -18,7 +18,7 @@ from align.config_errors import UserError
 from align.evaluation.refusal import refuses
 from align.records import Message
 from align.redteam.matching import broken, folded, gives_away, holds, on_topic
-from align.redteam.probes import EXPECTED
+from align.redteam.probe_set import EXPECTED
 
 if TYPE_CHECKING:
     from align.redteam.attempts import Attempt

@@ -10,7 +10,7 @@ import numpy as np
 
 from align.evaluation import metrics
 from align.redteam.attempts import readable
-from align.redteam.probes import Probe
+from align.redteam.probe_set import Probe
 
 
 def likelihood_gaps(model: Any, tokenizer: Any, probes: Sequence[Probe]) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from align.redteam.frames import (
     SPACED,
     SUFFIXES,
 )
-from align.redteam.probes import Probe
+from align.redteam.probe_set import Probe
 
 
 class NotApplicable(Exception):

@@ -16,7 +16,7 @@ from align.redteam import garak
 from align.redteam.campaign import Target, red_team, table, thresholds, write
 from align.redteam.detectors import Classifier, Detector, LLMJudge, Rules
 from align.redteam.mutators import parse_list
-from align.redteam.probes import load_probes, select, shipped
+from align.redteam.probe_set import load_probes, select, shipped
 from align.redteam.translator import Translator
 
 DETECTORS = ("rules", "classifier", "llm")

@@ -10,6 +10,8 @@ from align.report.page import write_page
 from align.report.verdict import Verdict
 
 number = charts.number
+_ENOUGH = 6
+"""Canaries from which a bootstrap interval is trusted; of fewer it is too narrow."""
 
 
 def write_canaries(result: dict[str, Any], path: str | Path) -> Path:
@@ -39,9 +41,10 @@ def _verdict(result: dict[str, Any]) -> Verdict:
         if line["language"] != "all" or not line["repeats"]:
             continue
         e = line["exposure"]
-        text = (f"planted {line['repeats']}×: {number(e['value'])} bits "
-                f"[{number(e['low'])}, {number(e['high'])}]; by chance {chance:.2f}.")  # fmt: skip
-        verdict.add("warn" if e["low"] > chance else "info", text)
+        text = (f"planted {line['repeats']}×: {e['value']:.2f} bits "
+                f"[{e['low']:.2f}, {e['high']:.2f}]; by chance {chance:.2f}.")  # fmt: skip
+        sure = e["low"] > chance and line["canaries"] >= _ENOUGH
+        verdict.add("warn" if sure else "info", text)
     for check in result.get("thresholds", []):
         level = "good" if check["passed"] else "bad"
         verdict.add(
@@ -57,9 +60,9 @@ def _table(result: dict[str, Any]) -> dict[str, Any]:
         rows.append([
             (str(s["repeats"]), "not planted" if not s["repeats"] else ""),
             (s["language"], f"{s['canaries']} canaries"),
-            (number(e["value"]), f"{number(e['low'])} to {number(e['high'])}"),
+            (f"{e['value']:.2f}", f"{e['low']:.2f} to {e['high']:.2f}"),
             (f"{x['value']:.0%}", f"{x['low']:.0%} to {x['high']:.0%}"),
-            (number(gain["value"]), f"{number(gain['low'])} to {number(gain['high'])}")
+            (f"{gain['value']:+.2f}", f"{gain['low']:+.2f} to {gain['high']:+.2f}")
             if gain else ("–", ""),
         ])  # fmt: skip
     return {
@@ -70,7 +73,8 @@ def _table(result: dict[str, Any]) -> dict[str, Any]:
             "Exposure: log2 of the number of possible secrets minus log2 of the secret's rank by "
             f"likelihood; at most {result['max_exposure']:.1f} bits. Chance alone gives "
             f"{result['expected_by_chance']:.2f} bits on average. Extracted: greedy decoding says"
-            " it. Intervals are 95 %: bootstrap over canaries, Wilson's.",
+            " it. Intervals are 95 %: bootstrap over canaries (too narrow "
+            f"for fewer than {_ENOUGH}), Wilson's.",
         ],
     }
 

@@ -19,7 +19,7 @@ from align.evaluation.endpoint import Answer
 from align.evaluation.sampling import Decoding
 from align.records import messages_json
 from align.redteam import campaign, red_team
-from align.redteam.probes import load_probes, select, shipped
+from align.redteam.probe_set import load_probes, select, shipped
 
 REFUSAL = {"zh": "抱歉，我不能帮助你。", "en": "I'm sorry, but I can't help with that."}
 
@@ -365,3 +365,35 @@ def test_text_of_a_model_cannot_run_in_the_report(server, tmp_path):
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in html
     assert "alert(1)" in html
+
+
+def test_a_reward_model_as_the_classifier(server, tmp_path):
+    """P(bad) = σ(−reward) of the reward model's own calibrated scores."""
+    import math
+
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    from align.records import parse_messages
+    from reward_models.contract import make_contract
+    from reward_models.model import init_head, save_reward_model
+    from reward_models.scorer import Scorer
+
+    config = LlamaConfig(
+        vocab_size=360, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512, num_labels=1,
+        initializer_range=0.3, bos_token_id=None, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    tokenizer, model = eval_models.tokenizer(), LlamaForSequenceClassification(config)
+    init_head(model)
+    folder = tmp_path / "reward"
+    save_reward_model(folder, model, tokenizer, make_contract(tokenizer, scores=[-2.0, 6.0]))
+    words = ["--categories", "bias", "--languages", "zh", "--per_category", "2", "--model", "raw",
+             "--detector", "classifier", "--classifier", str(folder)]  # fmt: skip
+    assert main(server, tmp_path / "out", *words) == 0
+    result, rows = result_of(tmp_path / "out")
+    prompts = [list(parse_messages(r["prompt"])) for r in rows]
+    scores = Scorer(str(folder)).score(prompts, [r["completion"] for r in rows])
+    for row, score in zip(rows, scores, strict=True):
+        assert row["scores"]["classifier"] == pytest.approx(1 / (1 + math.exp(score)), abs=1e-4)
+        assert row["verdict"] == ("success" if score < 0 else "safe")
+    assert result["runs"]["after"]["classifier_gap"]["probes"] == 2

@@ -113,26 +113,20 @@ def test_a_model_that_saw_nothing_has_the_exposure_of_chance():
 
 def test_exposure_of_a_model_that_prefers_a_secret():
     """A model whose every digit is a 7: the secret 77 has rank 1, 11 ties with the rest."""
-    import torch
-
     tokenizer = eval_models.tokenizer()
     seven = tokenizer("7", add_special_tokens=False)["input_ids"][-1]
 
-    class Sevens(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, input_ids, attention_mask=None, use_cache=False):
-            logits = torch.zeros(*input_ids.shape, 400)
-            logits[..., seven] = 3.0
-            return type("Out", (), {"logits": logits})
+    sevens = eval_models.gpt2(0)
+    for parameter in sevens.parameters():
+        parameter.data.zero_()
+    sevens.transformer.ln_f.bias.data.fill_(1.0)  # what the head sees, whatever was read
+    sevens.lm_head.weight.data[seven] = 3.0
 
     def bits(secret):
         canary = canary_plant.Canary("a", "zh", "?", "甲是", secret, "。", 1)
         planted = canary_plant.Planted("text", 2, 0, (canary,))
         others = canary_measure.candidates(planted, 99, 0)
-        return canary_measure.canary_exposure(Sevens(), tokenizer, canary, planted, others)
+        return canary_measure.canary_exposure(sevens, tokenizer, canary, planted, others)
 
     assert bits("77").bits == pytest.approx(math.log2(100))
     # 18 secrets with one 7 and 77 are likelier; the 81 without are alike: rank 20 + 80/2.
@@ -207,6 +201,18 @@ def test_the_page_escapes_what_the_model_wrote(tmp_path):
     html = write_canaries(result, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in html
     assert "1 of 1 planted secrets are said" in html
+
+
+@pytest.mark.parametrize(("count", "level"), [(2, "info"), (8, "warn")])
+def test_a_warning_needs_enough_canaries(tmp_path, count, level):
+    rows = [{"id": f"{i}", "language": "en", "repeats": 4, "exposure": 6.0 + i / 8, "rank": 2.0,
+             "method": "exact", "extracted": False, "completion": "x"}
+            for i in range(count)]  # fmt: skip
+    result = {"model": "m", "reference": None, "kind": "text", "space": 100, "max_exposure": 6.6,
+              "expected_by_chance": 1.44, "candidates": 99, "canaries": rows,
+              "summary": canary_measure.summarise(rows)}  # fmt: skip
+    html = write_canaries(result, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f'<span class="tag {level}">{level}</span>planted 4×: ' in html
 
 
 def wrong_plants(sft, tmp_path):
