@@ -341,7 +341,9 @@ class Iterate:
     min_score: float | None = key(None, "sft: least reward of an answer to imitate")
     unfinished: Literal["lose", "keep"] = key("lose", "whether a cut-off answer may be the better")
     judge: str | None = key(None, "gold judge, not trained on; null: eval.judge")
-    reference: Literal["first", "previous"] = key("previous", "dpo: the policy to stay close to")
+    reference: Literal["first", "previous"] = key(
+        "previous", "dpo: the round before, or the first policy, trained anew on all pairs so far",
+    )
     stop: IterateStop = key(factory=IterateStop)
 
 
