@@ -93,6 +93,8 @@ class Iteration:
                 "train.output_dir", str(self.output), f"holds a run of '{found}'",
                 "Give another folder",
             )  # fmt: skip
+        if plans.judge_of(self.config) in [r.path for r in self.sampling.rewards]:
+            print("[iterate] the gold judge is the reward itself: it cannot show over-optimisation")
         self.output.mkdir(parents=True, exist_ok=True)
         write_atomic(self.output / "config.yaml", self.config.to_yaml())
         self.manifest = {"method": "iterate", "finished": False, "started": now(),
@@ -209,7 +211,7 @@ class Iteration:
         write_jsonl(self.output / "rounds.jsonl", kept)
         write_rounds(
             kept, decision.best, decision.reason, self.output / "report.html",
-            f"{self.output.name} · {self.settings.method}",
+            f"{self.output.name} · {self.settings.method}", self.settings.rounds,
         )  # fmt: skip
         last = self.rounds[-1]
         print(
