@@ -8,36 +8,16 @@ sections are always present and always checked; a method uses those it needs. Ke
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
-from dataclasses import field as _field
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from align.config_iteration import Iterate
+from align.config_key import key
 
 DPO_LOSSES = Literal[
     "sigmoid", "ipo", "hinge", "robust", "exo", "apo_zero", "apo_down", "sppo", "aot",
     "discopop", "simpo", "cpo",
 ]  # fmt: skip
-
-
-def key(
-    default: Any = MISSING,
-    help: str = "",
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    factory: Any = MISSING,
-) -> Any:
-    """Return a dataclass field that carries its help text and its numeric range."""
-    limits = {
-        name: limit
-        for name, limit in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt))
-        if limit is not None
-    }
-    metadata = {"help": help, "limits": limits}
-    if factory is not MISSING:
-        return _field(default_factory=factory, metadata=metadata)
-    return _field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -320,31 +300,6 @@ class Tokenizer:
         None, "a model or tokenizer folder that gets further tokens, also written --extend BASE"
     )
     compare_with: list[str] = key(factory=list, help="tokenizer folders that the report compares")
-
-
-@dataclass
-class IterateStop:
-    """When rounds end before their number is reached."""
-
-    patience: int = key(2, "rounds without a better judge one behind the other", ge=1)
-    min_delta: float = key(0.0, "what the judge must rise by to count as better", ge=0)
-
-
-@dataclass
-class Iterate:
-    """Rounds of sampling, choosing and training (recipes/iterate.py)."""
-
-    method: Literal["dpo", "orpo", "sft"] = key("dpo", "what a round trains")
-    rounds: int = key(3, "rounds at most", ge=1)
-    n: int = key(8, "answers sampled a prompt", ge=2)
-    prompts_per_round: int | None = key(None, "prompts of a round; null: all", ge=1)
-    pairs: Literal["best_worst", "all"] = key("best_worst", "which answers are compared")
-    min_margin: float = key(0.0, "least difference of two rewards that makes a pair", ge=0)
-    min_score: float | None = key(None, "sft: least reward of an answer to imitate")
-    unfinished: Literal["lose", "keep"] = key("lose", "whether a cut-off answer may be the better")
-    judge: str | None = key(None, "gold judge, not trained on; null: eval.judge")
-    reference: Literal["first", "previous"] = key("previous", "dpo: the policy to stay close to")
-    stop: IterateStop = key(factory=IterateStop)
 
 
 @dataclass

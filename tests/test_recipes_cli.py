@@ -40,7 +40,7 @@ def probe(recipe, *words, cwd=ROOT):
 def test_all_recipes_of_the_contract_are_there():
     assert set(RECIPES) == {
         *TRAINING, "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-        "export_model", "generate", "red_team", "canaries", "demo",
+        "export_model", "generate", "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
     }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_help_is_light(recipe, tmp_path):
     assert "HEAVY []" in done.stderr
 
 
-@pytest.mark.parametrize("recipe", [*TRAINING, "demo"])
+@pytest.mark.parametrize("recipe", [*TRAINING, "demo", "iterate"])
 def test_wrong_input_is_refused_before_anything_heavy(recipe, tmp_path):
     done = probe(recipe, "--config", SMOKE, "--train.learing_rate", "1", cwd=tmp_path)
     assert done.returncode == 2
@@ -61,7 +61,7 @@ def test_wrong_input_is_refused_before_anything_heavy(recipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("recipe", [r for r in RECIPES if r not in (*TRAINING, "demo")])
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r not in (*TRAINING, "demo", "iterate")])
 def test_tools_refuse_wrong_options(recipe, tmp_path):
     done = probe(recipe, "--no_such_option", "1", cwd=tmp_path)
     assert done.returncode == 2

@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class Arena:
             raise UserError("prompt", text[:80], "got the same answer twice", "Try another")
         with self._lock:
             one, other = (Completion(m, a) for m, a in zip(pair, answers, strict=True))
-            item = make_item(prompt, one, other)
+            item = replace(make_item(prompt, one, other), owner=annotator)
             if item.id in self.queue.items and self.queue.is_done(annotator, item.id):
                 raise UserError("prompt", text[:80], "was asked and judged before", "Try another")
             return self.queue.show(annotator, item)

@@ -22,13 +22,17 @@ from align.records import Message, Prompt, messages_json, prompt_key
 
 @dataclass(frozen=True)
 class Item:
-    """Two answers to compare; a's model comes first by name. shared: every annotator gets it."""
+    """Two answers to compare; a's model comes first by name.
+
+    shared: every annotator gets it. owner: the one annotator who asked for it and sees it.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     a: Completion
     b: Completion
     shared: bool = False
+    owner: str | None = None
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -202,7 +206,7 @@ class Queue:
         return second
 
     def _is_free(self, annotator: str, item: Item) -> bool:
-        if item.id in self._done[annotator]:
+        if item.id in self._done[annotator] or item.owner not in (None, annotator):
             return False
         if item.shared:
             return True

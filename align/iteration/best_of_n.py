@@ -60,19 +60,7 @@ def best_of_n(
     if not found:
         raise Failed("no prompt leaves room for max_new_tokens: lower it, or give shorter prompts")
     used = [p for p in prompts if p.prompt_id in found]
-    dropped = {"sft": Counter[str](), "preferences": Counter[str]()}
-    kept: dict[str, list[Any]] = {"sft": [], "preferences": []}
-    for prompt in used:
-        samples = found[prompt.prompt_id]
-        made = {
-            "sft": best_example(prompt, samples, rules),
-            "preferences": preference_group(prompt, samples, rules, model),
-        }
-        for name, (record, reason) in made.items():
-            if record is None:
-                dropped[name][reason] += 1
-            else:
-                kept[name].append(record)
+    kept, dropped = _choose(used, found, rules, model)
     for name, records in kept.items():
         write_jsonl(output / f"{name}.jsonl", records)
     summary = {
@@ -91,6 +79,26 @@ def best_of_n(
     write_atomic(output / "summary.json", json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
     write_best_of_n(summary, found, used, output / "report.html")
     return summary
+
+
+def _choose(
+    prompts: Sequence[Prompt], found: dict[str, list[Sample]], rules: Rules, model: str | None
+) -> tuple[dict[str, list[Any]], dict[str, Counter[str]]]:
+    """The records of each file, and why prompts gave none."""
+    kept: dict[str, list[Any]] = {"sft": [], "preferences": []}
+    dropped: dict[str, Counter[str]] = {"sft": Counter(), "preferences": Counter()}
+    for prompt in prompts:
+        samples = found[prompt.prompt_id]
+        made = {
+            "sft": best_example(prompt, samples, rules),
+            "preferences": preference_group(prompt, samples, rules, model),
+        }
+        for name, (record, reason) in made.items():
+            if record is None:
+                dropped[name][reason] += 1
+            else:
+                kept[name].append(record)
+    return kept, dropped
 
 
 def _grid(found: dict[str, list[Sample]]) -> np.ndarray:
@@ -142,23 +150,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
-    if args.seeds != [0]:
-        raise UserError("--seeds", args.seeds, "is not an option of this recipe", "Use --seed")
-    if args.temperature == 0:
-        raise UserError("--temperature", 0, "gives n equal answers", "Use 1.0")
-    if Path(args.output).is_file():
-        raise UserError("--output", args.output, "is a file", "Give a folder")
     allow_as_asked(args)
-    from align.checkpoints import find_model, run_dir_of
+    folder = check_options(args)
+    from align.checkpoints import run_dir_of
     from align.data.prompts import load_prompts
 
-    folder = find_model(args.model)
-    if not Path(args.prompts).is_file():
-        raise UserError("--prompts", args.prompts, "does not exist", "Check the path")
     prompts = load_prompts(args.prompts, "prompts")[: args.num_prompts]
-    if not Path(args.reward).exists() and ":" not in args.reward:
-        fix = "give a reward checkpoint or module:function"
-        raise UserError("--reward", args.reward, "no such folder", fix)
     decoding = decoding_of(args)
     setup = {
         "model": fingerprint(folder), "prompts": [p.prompt_id for p in prompts], "n": args.n,
@@ -180,6 +177,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(summary))
     print(f"\nreport: {Path(args.output) / 'report.html'}")
     return 0
+
+
+def check_options(args: argparse.Namespace) -> Path:
+    """Return the model's folder; UserError for what cannot work, before anything is loaded."""
+    if args.seeds != [0]:
+        raise UserError("--seeds", args.seeds, "is not an option of this recipe", "Use --seed")
+    if args.temperature == 0:
+        raise UserError("--temperature", 0, "gives n equal answers", "Use 1.0")
+    if Path(args.output).is_file():
+        raise UserError("--output", args.output, "is a file", "Give a folder")
+    from align.checkpoints import find_model
+
+    folder = find_model(args.model)
+    if not Path(args.prompts).is_file():
+        raise UserError("--prompts", args.prompts, "does not exist", "Check the path")
+    if not Path(args.reward).exists() and ":" not in args.reward:
+        fix = "give a reward checkpoint or module:function"
+        raise UserError("--reward", args.reward, "no such folder", fix)
+    return folder
 
 
 def _at_least_two(text: str) -> int:

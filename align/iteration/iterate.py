@@ -93,6 +93,8 @@ class Iteration:
                 "train.output_dir", str(self.output), f"holds a run of '{found}'",
                 "Give another folder",
             )  # fmt: skip
+        if plans.judge_of(self.config) in [r.path for r in self.sampling.rewards]:
+            print("[iterate] the gold judge is the reward itself: it cannot show over-optimisation")
         self.output.mkdir(parents=True, exist_ok=True)
         write_atomic(self.output / "config.yaml", self.config.to_yaml())
         self.manifest = {"method": "iterate", "finished": False, "started": now(),
@@ -105,8 +107,8 @@ class Iteration:
         if number:
             folder = self.output / f"round-{number}"
             summary = self._sample(number, folder)
-            row["policy"] = str(self._train(number, folder, summary))
-            row["records"] = summary[plans.DATA[self.settings.method]]["used"]
+            policy, row["records"] = self._train(number, folder)
+            row["policy"] = str(policy)
             row["sampled"] = {k: summary[k] for k in ("prompts", "finished", "sft", "preferences")}
         folder = self.output / f"round-{number}" / "eval"
         plan = plans.measure_plan(self.config, self.sampling, row["policy"], self.first, folder)
@@ -139,19 +141,13 @@ class Iteration:
             )
         return summary
 
-    def _train(self, number: int, folder: Path, summary: Mapping[str, Any]) -> Path:
-        data = folder / "sample" / f"{plans.DATA[self.settings.method]}.jsonl"
-        target = folder / "train"
-        argv = plans.train_argv(
-            self.config, self.words, self._policy(number), self.first, number, data, target
-        )
-        plan = {
-            "argv": argv,
-            "data": fingerprint(data),
-            "policy": fingerprint(self._policy(number)),
-        }
-        plan["first"] = fingerprint(self.first)
-        marker = folder / "train.json"
+    def _train(self, number: int, folder: Path) -> tuple[Path, int]:
+        """Train a round; return its policy and how many records that was."""
+        data, count = self._data(number, folder)
+        start = str(self.first) if plans.starts_over(self.config) else self._policy(number)
+        target, marker = folder / "train", folder / "train.json"
+        argv = plans.train_argv(self.config, self.words, start, data, target)
+        plan = {"argv": argv, "data": fingerprint(data), "policy": fingerprint(start)}
         if read_object(marker) != plan:
             # Another plan's checkpoints are no start for this one.
             shutil.rmtree(target, ignore_errors=True)
@@ -162,7 +158,17 @@ class Iteration:
             method = self.settings.method
             print(f"[iterate] round {number}: {method} on {data}", flush=True)
             self._child("align.run", [method, *argv], f"round {number}: {method}")
-        return target / "final"
+        return target / "final", count
+
+    def _data(self, number: int, folder: Path) -> tuple[Path, int]:
+        """What a round trains on: its own records, or those of all rounds up to it."""
+        name = f"{plans.DATA[self.settings.method]}.jsonl"
+        if not plans.starts_over(self.config):
+            rows = read_lines(folder / "sample" / name)
+            return folder / "sample" / name, len(rows)
+        parts = [self.output / f"round-{k}" / "sample" / name for k in range(1, number + 1)]
+        count = write_jsonl(folder / name, (row for part in parts for row in read_lines(part)))
+        return folder / name, count
 
     def _stage(self, stage: str, plan: dict[str, Any], folder: Path, made: Sequence[str]) -> None:
         """Run a stage unless it has finished with this plan."""
@@ -205,7 +211,7 @@ class Iteration:
         write_jsonl(self.output / "rounds.jsonl", kept)
         write_rounds(
             kept, decision.best, decision.reason, self.output / "report.html",
-            f"{self.output.name} · {self.settings.method}",
+            f"{self.output.name} · {self.settings.method}", self.settings.rounds,
         )  # fmt: skip
         last = self.rounds[-1]
         print(

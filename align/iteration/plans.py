@@ -44,10 +44,6 @@ def check(config: Config, words: Sequence[str]) -> None:
         reason = "cannot be used here: every round has an adapter of its own"
         fix = "Merge it (recipes/export_model.py) and give that as policy.path"
         raise UserError("policy.lora.path", config.policy.lora.path, reason, fix)
-    if settings.reference == "first" and settings.method == "dpo" and config.policy.lora is None:
-        reason = "needs policy.lora: the reference is the first policy without its adapter"
-        fix = "Use previous, or set policy.lora: {r: 16}"
-        raise UserError("iterate.reference", "first", reason, fix)
     if config.rollout.engine != "hf":
         reason = "is not used by iterate, which samples with hf"
         raise UserError("rollout.engine", config.rollout.engine, reason, "Use hf")
@@ -169,22 +165,20 @@ def fingerprints(plan: dict[str, Any]) -> dict[str, str | None]:
     return {name: fingerprint(name) for name in [*names, *files] if name}
 
 
+def starts_over(config: Config) -> bool:
+    """Whether every round trains the first policy anew, on the pairs of all rounds so far."""
+    return config.iterate.method == "dpo" and config.iterate.reference == "first"
+
+
 def train_argv(
-    config: Config, words: Sequence[str], policy: str, first: Path, number: int, data: Path,
-    output: Path,
-) -> list[str]:  # fmt: skip
+    config: Config, words: Sequence[str], policy: str, data: Path, output: Path
+) -> list[str]:
     """The command line of a round's training, after the method's name.
 
-    reference first: the adapter of the round before goes on, and switched off it leaves the first
-    policy. Else every round begins with the merged policy of the one before, which is also the
-    reference.
+    policy: where the weights start, which is also DPO's reference.
     """
-    start, extra = policy, []
-    if config.iterate.reference == "first" and config.iterate.method == "dpo" and number > 1:
-        start = str(first)
-        extra = ["--policy.lora.path", str(Path(policy) / "adapter")]
     return [
-        *words, *_overrides(config, start, str(data)), *extra,
+        *words, *_overrides(config, policy, str(data)),
         "--train.output_dir", str(output), "--train.resume", "auto",
     ]  # fmt: skip
 
@@ -203,9 +197,7 @@ def describe(config: Config, words: Sequence[str]) -> str:
     output = Path(config.train.output_dir)
     count = settings.prompts_per_round or "all"
     stop = settings.stop
-    argv = train_argv(
-        config, words, "POLICY", Path("FIRST"), 1, Path("PAIRS"), output / "round-1/train"
-    )
+    argv = train_argv(config, words, "POLICY", Path("DATA"), output / "round-1/train")
     lines = [
         f"first policy   {sampling.policy.path}",
         f"prompts        {sampling.prompts_path}, {count} a round",

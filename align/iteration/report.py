@@ -42,6 +42,7 @@ def write_best_of_n(
             (f"{p['kl']:.3f}", ""),
         )
         for p in points
+        if p["n"] == n or p["n"] & (p["n"] - 1) == 0
     ]
     answers = [
         {
@@ -92,16 +93,23 @@ FIGURES = (("reward", "what the rounds are trained on"), ("judge", "what they ar
 
 
 def write_rounds(
-    rounds: Sequence[Mapping[str, Any]], best: int, reason: str, path: Path, title: str
+    rounds: Sequence[Mapping[str, Any]], best: int, reason: str, path: Path, title: str, total: int
 ) -> Path:
-    """The page of `iterate`: reward, gold judge and KL by round, and which round was kept."""
+    """The page of `iterate`: reward, gold judge and KL by round, and which round was kept.
+
+    reason: why the rounds ended before `total` of them; "" where they did not.
+    """
     first, kept = rounds[0], rounds[best]
     verdict = Verdict(
         f"Round {best} is kept: judge {charts.number(first['judge']['value'])} → "
         f"{charts.number(kept['judge']['value'])}, reward "
         f"{charts.number(first['reward']['value'])} → {charts.number(kept['reward']['value'])}."
     )
-    verdict.add("good" if best else "warn", reason or "Every round was run.")
+    done = len(rounds) - 1
+    if reason or done >= total:
+        verdict.add("good" if best else "warn", reason or f"All {total} rounds were run.")
+    else:
+        verdict.add("info", f"{done} of {total} rounds so far.")
     last = rounds[-1]
     if last["reward"]["value"] > kept["reward"]["value"] and best < len(rounds) - 1:
         verdict.add("warn", "The reward went on rising while the judge did not: it was being "

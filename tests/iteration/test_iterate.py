@@ -38,7 +38,6 @@ def words(tmp_path, model, *extra):
         (["--iterate.method", "ppo"], "iterate.method='ppo'"),
         (["--iterate.roundz", "2"], "Did you mean 'iterate.rounds'?"),
         (["--iterate.stop.patience", "0"], "iterate.stop.patience=0"),
-        (["--iterate.reference", "first"], "iterate.reference='first' needs policy.lora"),
         (["--policy.path", "null"], "policy.path=null is needed: nothing would be sampled"),
         (["--eval.prompts", "null"], "eval.prompts=null is needed"),
         (["--rewards", "[]"], "rewards=[] is empty"),
@@ -75,7 +74,7 @@ def test_the_dry_run_shows_the_plan_and_writes_nothing(tmp_path, model, capsys):
     printed = capsys.readouterr().out
     assert "prompts.jsonl, 5 a round" in printed
     assert "4 answers a prompt, best_worst, then dpo against the previous policy" in printed
-    assert "--data.preferences PAIRS --data.validation null" in printed
+    assert "--data.preferences DATA --data.validation null" in printed
     assert "Nothing was trained or written." in printed
     assert not (tmp_path / "run").exists()
 

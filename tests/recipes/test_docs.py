@@ -18,7 +18,7 @@ DOCS = rr.ROOT / "docs"
 # Which page describes the keys of a section.
 PAGES = {
     "sft": "sft.md", "reward": "reward_training.md", "dpo": "dpo.md", "orpo": "orpo.md",
-    "ppo": "ppo.md", "rollout": "ppo.md",
+    "ppo": "ppo.md", "rollout": "ppo.md", "iterate": "iteration.md",
 }  # fmt: skip
 OURS = ["configuration.md", "recipes.md", "sft.md", "dpo.md", "orpo.md", "reward_training.md"]
 
