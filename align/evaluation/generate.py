@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.argument_types import number, whole
 from align.config_errors import NO_VALUE, UserError
 from align.model_safety import add_options, allow_as_asked
 
@@ -30,14 +31,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--chat", action="store_true", help="answer as an assistant, by the template")
     p.add_argument("--system", help="with --chat: the system message")
     p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
-    p.add_argument("--max_new_tokens", type=_whole(1), default=128)
-    p.add_argument("--temperature", type=_number(0), default=1.0, help="0: the likeliest token")
-    p.add_argument("--top_k", type=_whole(0), default=0, help="0: off")
-    p.add_argument("--top_p", type=_number(0, 1, open_low=True), default=1.0, help="1: off")
-    p.add_argument("--repetition_penalty", type=_number(0, open_low=True), default=1.0)
-    p.add_argument("--seed", type=_whole(0), default=0, help="the same seed gives the same text")
-    p.add_argument("--num_samples", type=_whole(1), default=1, help="completions of each prompt")
-    p.add_argument("--batch_size", type=_whole(1), default=16, help="completions at once")
+    p.add_argument("--max_new_tokens", type=whole(1), default=128)
+    p.add_argument("--temperature", type=number(0), default=1.0, help="0: the likeliest token")
+    p.add_argument("--top_k", type=whole(0), default=0, help="0: off")
+    p.add_argument("--top_p", type=number(0, 1, open_low=True), default=1.0, help="1: off")
+    p.add_argument("--repetition_penalty", type=number(0, open_low=True), default=1.0)
+    p.add_argument("--seed", type=whole(0), default=0, help="the same seed gives the same text")
+    p.add_argument("--num_samples", type=whole(1), default=1, help="completions of each prompt")
+    p.add_argument("--batch_size", type=whole(1), default=16, help="completions at once")
     p.add_argument(
         "--stream", action=argparse.BooleanOptionalAction, default=None,
         help="show text as it comes; default: where there is one completion to show",
@@ -253,23 +254,3 @@ class Writer:
 
 def _show(text: str) -> None:
     print(text, end="", flush=True)
-
-
-def _whole(low: int) -> Any:
-    def whole(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{text} is below {low}")
-        return value
-
-    return whole
-
-
-def _number(low: float, high: float = float("inf"), *, open_low: bool = False) -> Any:
-    def number(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high or value == float("inf") or (open_low and value == low):
-            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
-        return value
-
-    return number

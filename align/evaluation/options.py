@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from align.argument_types import number, whole
 from align.config_errors import NO_VALUE, UserError
 from align.evaluation.history import config_value
 from align.evaluation.sampling import Decoding
@@ -16,15 +17,15 @@ def add_decoding(p: argparse.ArgumentParser, *, num_prompts: bool = True) -> Non
     """Add the options of sampling. num_prompts: also how many prompts of a file are read."""
     if num_prompts:
         p.add_argument(
-            "--num_prompts", type=_at_least_one, default=64, help="use the first N prompts"
+            "--num_prompts", type=whole(1), default=64, help="use the first N prompts"
         )
     p.add_argument("--seeds", type=seeds, default=[0], help="comma-separated, e.g. 0,1,2")
-    p.add_argument("--max_new_tokens", type=_at_least_one, default=64)
+    p.add_argument("--max_new_tokens", type=whole(1), default=64)
     p.add_argument("--min_new_tokens", type=int, default=0)
-    p.add_argument("--temperature", type=_not_negative, default=1.0, help="0: greedy")
+    p.add_argument("--temperature", type=number(0), default=1.0, help="0: greedy")
     p.add_argument("--top_p", type=float, default=1.0)
     p.add_argument("--top_k", type=int, default=0)
-    p.add_argument("--batch_size", type=_at_least_one, default=32)
+    p.add_argument("--batch_size", type=whole(1), default=32)
     add_options(p)
 
 
@@ -75,17 +76,3 @@ def from_runs(run_dirs: Sequence[Path], keys: Sequence[str], option: str) -> str
         f"--{option}", NO_VALUE, "is needed: no run's config.yaml names an existing one",
         f"give --{option} PATH",
     )  # fmt: skip
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value

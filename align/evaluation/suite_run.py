@@ -7,8 +7,7 @@ neither do the figures, which every rank has in the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from align.evaluation.sampling import Decoding, as_reward, sample_ids, shared_sc
 from align.evaluation.suite_rows import LETTERS, Row
 from align.evaluation.suites import Suite, SuiteResult, Task
 from align.records import Message, Prompt
+from align.rollout.hf import eval_mode
 
 
 @dataclass
@@ -48,7 +48,7 @@ def run_suite(
     """
     tasks: dict[str, Any] = {}
     samples: list[dict[str, Any]] = []
-    with _quiet_model(subject.model):
+    with eval_mode(subject.model):
         for task in suite.tasks:
             progress(f"{suite.name}/{task.name}: {len(task.rows)} rows")
             tasks[task.name], rows = _KINDS[task.kind](task, subject, intervals)
@@ -60,18 +60,6 @@ def run_suite(
     result.report["thresholds"] = checked
     result.report["passed"] = all(t["passed"] for t in checked)
     return result
-
-
-@contextmanager
-def _quiet_model(model: Any) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode is put back."""
-    training = [x for x in model.modules() if x.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 # Prompts

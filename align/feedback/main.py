@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from align.argument_types import number
 from align.config_errors import NO_VALUE, UserError
 from align.evaluation.options import add_decoding, decoding_of
 from align.feedback.arena import VOTES, WITHOUT_CONSENT, Arena
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--answers", help="compare answers that a file has, as compare_runs' samples.jsonl")
     add("--output", default="runs/arena", help="folder of the votes; an arena there goes on")
     add("--annotator", default="", help="the name that stands on the page")
-    add("--overlap", type=_share, default=0.2, help="share of comparisons that everybody gets")
+    add("--overlap", type=number(0, 1), default=0.2, help="share that everybody gets")
     add("--no_own_prompts", action="store_true", help="people may not ask what they like")
     add(
         "--without_consent", choices=WITHOUT_CONSENT, default="drop",
@@ -205,13 +206,6 @@ def _why(dropped: Any) -> str:
 
 def _counts(dropped: Any) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 1")
-    return value
 
 
 def _flag(text: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from align.argument_types import number, whole
 from align.config_errors import Failed, UserError
 from align.evaluation.options import add_decoding, decoding_of
 from align.evaluation.sampling import Decoding, load_reward
@@ -133,10 +134,10 @@ def parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="run directory or model folder")
     add("--prompts", required=True, help="prompts, JSONL, or a preference or SFT file")
     add("--reward", required=True, help="reward checkpoint, module:function or file.py:function")
-    add("--n", type=_at_least_two, default=8, help="answers a prompt")
+    add("--n", type=whole(2), default=8, help="answers a prompt")
     add("--output", required=True, help="folder to write; a run that was killed there goes on")
     add("--pairs", choices=PAIRS, default=PAIRS[0], help="best against worst, or every two")
-    add("--min_margin", type=_not_negative, default=0.0, help="least difference of two rewards")
+    add("--min_margin", type=number(0), default=0.0, help="least difference of two rewards")
     add("--min_score", type=float, help="least reward of an answer to imitate")
     add("--unfinished", choices=UNFINISHED, default="lose",
         help="lose: an answer that was cut off is never the better one")  # fmt: skip
@@ -196,17 +197,3 @@ def check_options(args: argparse.Namespace) -> Path:
         fix = "give a reward checkpoint or module:function"
         raise UserError("--reward", args.reward, "no such folder", fix)
     return folder
-
-
-def _at_least_two(text: str) -> int:
-    value = int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{text} is below 2")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value

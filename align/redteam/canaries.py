@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align.argument_types import whole
 from align.checkpoints import find_model, load_causal_lm, run_dir_of
 from align.config_errors import NO_VALUE, UserError
 from align.files import write_atomic
@@ -28,21 +29,21 @@ def parser() -> argparse.ArgumentParser:
     q.add_argument("--input", required=True, help="SFT .jsonl, {'text'} .jsonl or .txt")
     q.add_argument("--output", required=True, help="file to write: the data with the canaries")
     q.add_argument("--canaries", help="default: OUTPUT with .canaries.json for its suffix")
-    q.add_argument("--count", type=_whole(1), default=8, help="canaries for each number of repeats")
+    q.add_argument("--count", type=whole(1), default=8, help="canaries for each number of repeats")
     q.add_argument("--repeats", type=_repeats, default=[0, 1, 4, 16],
                    help="times that canaries occur; 0: controls, not planted")  # fmt: skip
     q.add_argument("--languages", type=_languages, default=["zh", "en"], help="zh,en")
-    q.add_argument("--digits", type=_whole(2, 9), default=6, help="the space is 10^digits")
+    q.add_argument("--digits", type=whole(2, 9), default=6, help="the space is 10^digits")
     q.add_argument("--seed", type=int, default=0)
     q.add_argument("--overwrite", action="store_true", help="replace files that exist")
     m = commands.add_parser("measure", help="exposure and extraction of planted canaries")
     m.add_argument("--model", required=True, help="run directory, model folder or LoRA adapter")
     m.add_argument("--canaries", required=True, help="canaries.json of `plant`")
     m.add_argument("--reference", help="a model that has not seen the data")
-    m.add_argument("--max_candidates", type=_whole(3), default=1000,
+    m.add_argument("--max_candidates", type=whole(3), default=1000,
                    help="other secrets a canary is compared with; all: exact")  # fmt: skip
     m.add_argument("--seed", type=int, default=0, help="draws the candidates")
-    m.add_argument("--batch_size", type=_whole(1), default=16)
+    m.add_argument("--batch_size", type=whole(1), default=16)
     m.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
     m.add_argument("--max_exposure", type=float,
                    help="exit code 1 above this mean exposure of what was planted")  # fmt: skip
@@ -178,18 +179,8 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
     write_canaries(result, folder / "report.html")
 
 
-def _whole(low: int, high: int = 10**9) -> Any:
-    def whole(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in {low} … {high}")
-        return value
-
-    return whole
-
-
 def _repeats(text: str) -> list[int]:
-    values = sorted({_whole(0, 10**6)(part) for part in text.strip("[] ").split(",")})
+    values = sorted({whole(0, 10**6)(part) for part in text.strip("[] ").split(",")})
     if not values:
         raise argparse.ArgumentTypeError("is empty")
     return values

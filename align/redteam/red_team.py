@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from align.argument_types import number, whole
 from align.checkpoints import find_model, load_causal_lm, run_dir_of
 from align.config_errors import NO_VALUE, UserError, nearest
 from align.evaluation.options import add_decoding, decoding_of
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--probes", nargs="+", help="JSONL of your own instead of the shipped probes")
     p.add_argument("--categories", type=_names, default=[], help="comma-separated; default: all")
     p.add_argument("--languages", type=_names, default=[], help="zh,en; default: all")
-    p.add_argument("--per_category", type=_above_zero, help="only the first N of each and language")
+    p.add_argument("--per_category", type=whole(1), help="only the first N of each and language")
     p.add_argument("--mutators", default="none", help="e.g. none,role_play,encoding:base64+suffix")
     p.add_argument("--mutation_seed", type=int, default=0, help="draws frames and noise")
     p.add_argument("--translator", help="llm:MODEL@URL, for probes without a twin in the other "
@@ -46,10 +47,10 @@ def parser() -> argparse.ArgumentParser:
                    help="rules, classifier, llm; the first one's verdict counts")  # fmt: skip
     p.add_argument("--classifier", help="module:function, file.py:function (P(bad) of each) or a "
                                         "reward-model folder (σ(−reward))")  # fmt: skip
-    p.add_argument("--threshold", type=_share, default=0.5, help="P(bad) above it is a success")
+    p.add_argument("--threshold", type=number(0, 1), default=0.5, help="success: P(bad) above it")
     p.add_argument("--judge", help="llm:MODEL@URL, for --detector llm")
-    p.add_argument("--max_attack_success", type=_share, help="exit code 1 above this rate")
-    p.add_argument("--max_over_refusal", type=_share, help="exit code 1 above this rate")
+    p.add_argument("--max_attack_success", type=number(0, 1), help="exit code 1 above this rate")
+    p.add_argument("--max_over_refusal", type=number(0, 1), help="exit code 1 above this rate")
     p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
     p.add_argument("--output", help="folder to write (default: red_team/ in the run directory)")
     garak.add_options(p)
@@ -183,17 +184,3 @@ def _output(args: argparse.Namespace) -> Path:
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.strip("[] ").split(",") if part.strip()]
-
-
-def _above_zero(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

@@ -31,6 +31,7 @@ from align.report.charts_frame import (
 __all__ = ["COLOURS", "Bar", "Dot", "Series", "bars", "is_noisy", "lines", "number", "picture",
            "smooth", "thin", "ticks"]  # fmt: skip
 _MAX_POINTS = 400
+ROW = 34  # drawing units from one bar to the next
 
 
 @dataclass(frozen=True)
@@ -155,28 +156,31 @@ def lines(series: Sequence[Series], *, label: str, x_label: str = "step") -> Mar
     return svg(width, height, body, label, hover)
 
 
+def rows_frame(items: Sequence[Bar], edges: list[float]) -> tuple[Frame, list[Markup | str]]:
+    """A frame with a row an item, wide enough for `edges` and all intervals; its grid lines."""
+    for b in items:
+        edges = [*edges, b.value, *(v for v in (b.low, b.high) if v is not None)]
+    frame = Frame(360, ROW * len(items) + 26, edges, [0, 1], 10, 22)
+    pad = 0.04 * (frame.x_high - frame.x_low)
+    frame.x_low, frame.x_high = frame.x_low - pad, frame.x_high + pad
+    body: list[Markup | str] = []
+    for t in ticks(frame.x_low, frame.x_high, 5):
+        x = frame.x(t)
+        body.append(f'<line class="rule" x1="{x}" x2="{x}" y1="4" y2="{frame.height - 22}"/>')
+        body.append(text(x, frame.height - 8, number(t), "middle"))
+    return frame, body
+
+
 def bars(items: Sequence[Bar], *, label: str, reference: float | None = None) -> Markup:
     """Horizontal bars from 0 (or from `reference`, drawn as a line) with interval whiskers."""
     items = [b for b in items if math.isfinite(b.value)]
     if not items:
         return Markup('<p class="muted">not measured</p>')
-    row, width = 34, 360
-    height = row * len(items) + 26
     base = 0.0 if reference is None else reference
-    edges = [base]
-    for b in items:
-        edges += [b.value, *(v for v in (b.low, b.high) if v is not None)]
-    frame = Frame(width, height, edges, [0, 1], 10, 22)
-    pad = 0.04 * (frame.x_high - frame.x_low)
-    frame.x_low, frame.x_high = frame.x_low - pad, frame.x_high + pad
-    body = []
-    for t in ticks(frame.x_low, frame.x_high, 5):
-        x = frame.x(t)
-        body.append(f'<line class="rule" x1="{x}" x2="{x}" y1="4" y2="{height - 22}"/>')
-        body.append(text(x, height - 8, number(t), "middle"))
+    frame, body = rows_frame(items, [base])
     zero, names = frame.x(base), []
     for i, b in enumerate(items):
-        y = 16 + i * row
+        y = 16 + i * ROW
         x = frame.x(b.value)
         names.append(text(10, y, f"{b.name}  {number(b.value)}", "start", "name"))
         body.append(
@@ -185,8 +189,8 @@ def bars(items: Sequence[Bar], *, label: str, reference: float | None = None) ->
         )
         if b.low is not None and b.high is not None:
             body.append(whisker(frame.x(b.low), y + 9, frame.x(b.high), y + 9))
-    body.append(f'<line class="base" x1="{zero}" x2="{zero}" y1="4" y2="{height - 22}"/>')
-    return svg(width, height, body + names, label)
+    body.append(f'<line class="base" x1="{zero}" x2="{zero}" y1="4" y2="{frame.height - 22}"/>')
+    return svg(frame.width, frame.height, body + names, label)
 
 
 def picture(dots: Sequence[Dot], *, label: str, x_label: str, y_label: str) -> Markup:

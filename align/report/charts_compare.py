@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from align.report.charts import Bar
-from align.report.charts_frame import COLOURS, Frame, circle, number, svg, text, ticks, whisker
+from align.report.charts import ROW, Bar, rows_frame
+from align.report.charts_frame import COLOURS, circle, number, svg, text, whisker
 
 
 def forest(items: Sequence[Bar], *, label: str, reference: float | None = None) -> Markup:
@@ -16,29 +16,17 @@ def forest(items: Sequence[Bar], *, label: str, reference: float | None = None) 
     items = [b for b in items if math.isfinite(b.value)]
     if not items:
         return Markup('<p class="muted">not measured</p>')
-    row, width = 34, 360
-    height = row * len(items) + 26
-    edges = [] if reference is None else [reference]
-    for b in items:
-        edges += [b.value, *(v for v in (b.low, b.high) if v is not None)]
-    frame = Frame(width, height, edges, [0, 1], 10, 22)
-    pad = 0.05 * (frame.x_high - frame.x_low)
-    frame.x_low, frame.x_high = frame.x_low - pad, frame.x_high + pad
-    body = []
-    for t in ticks(frame.x_low, frame.x_high, 5):
-        x = frame.x(t)
-        body.append(f'<line class="rule" x1="{x}" x2="{x}" y1="4" y2="{height - 22}"/>')
-        body.append(text(x, height - 8, number(t), "middle"))
+    frame, body = rows_frame(items, [] if reference is None else [reference])
     if reference is not None:
         x = frame.x(reference)
-        body.append(f'<line class="base" x1="{x}" x2="{x}" y1="4" y2="{height - 22}"/>')
+        body.append(f'<line class="base" x1="{x}" x2="{x}" y1="4" y2="{frame.height - 22}"/>')
     for i, b in enumerate(items):
-        y = 16 + i * row
+        y = 16 + i * ROW
         if b.low is not None and b.high is not None:
             body.append(whisker(frame.x(b.low), y + 10, frame.x(b.high), y + 10))
         body.append(circle(frame.x(b.value), y + 10, 5, b.colour))
         body.append(text(10, y, f"{b.name}  {number(b.value)}", "start", "name"))
-    return svg(width, height, body, label)
+    return svg(frame.width, frame.height, body, label)
 
 
 def radar(

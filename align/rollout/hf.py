@@ -86,7 +86,7 @@ class HFSampler:
         completions: list[list[int]] = [[]] * rows
         logps: list[list[float]] = [[]] * rows
         self._check_ranks(rows)
-        with _eval_mode(self.model), _merged(self.model), torch.no_grad():
+        with eval_mode(self.model), _merged(self.model), torch.no_grad():
             for start in range(0, rows, self.batch_size):
                 batch = order[start : start + self.batch_size]
                 tokens, lps, lengths = self._decode(
@@ -258,7 +258,7 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; each module's own mode is put back (a frozen part stays in eval)."""
     training = [m for m in model.modules() if m.training]
     model.eval()

@@ -10,22 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import datasets
 import evaluate
 
 from align.evaluation import metrics
-
-FEATURES = [
-    datasets.Features(
-        {
-            "predictions": datasets.Value("string"),
-            "references": datasets.Sequence(datasets.Value("string")),
-        }
-    ),
-    datasets.Features(
-        {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-    ),
-]
+from align.evaluation.metrics.features import WITH_REFERENCES
 
 
 class Bleu(evaluate.Metric):
@@ -36,7 +24,7 @@ class Bleu(evaluate.Metric):
             description=__doc__ or "",
             citation="Papineni et al. 2002; Post 2018",
             inputs_description="predictions: texts. references: a text or texts for each.",
-            features=list(FEATURES),
+            features=list(WITH_REFERENCES),
         )  # fmt: skip
 
     def _compute(self, predictions: Any, references: Any, tokenize: str = "auto") -> dict[str, Any]:

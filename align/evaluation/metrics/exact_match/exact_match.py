@@ -12,22 +12,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import datasets
 import evaluate
 
 from align.evaluation import metrics
-
-FEATURES = [
-    datasets.Features(
-        {
-            "predictions": datasets.Value("string"),
-            "references": datasets.Sequence(datasets.Value("string")),
-        }
-    ),
-    datasets.Features(
-        {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-    ),
-]
+from align.evaluation.metrics.features import WITH_REFERENCES
 
 
 class ExactMatch(evaluate.Metric):
@@ -38,7 +26,7 @@ class ExactMatch(evaluate.Metric):
             description=__doc__ or "",
             citation="",
             inputs_description="predictions: texts. references: a text or texts for each.",
-            features=list(FEATURES),
+            features=list(WITH_REFERENCES),
         )  # fmt: skip
 
     def _compute(

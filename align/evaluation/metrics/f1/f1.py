@@ -11,22 +11,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import datasets
 import evaluate
 
 from align.evaluation import metrics
-
-FEATURES = [
-    datasets.Features(
-        {
-            "predictions": datasets.Value("string"),
-            "references": datasets.Sequence(datasets.Value("string")),
-        }
-    ),
-    datasets.Features(
-        {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-    ),
-]
+from align.evaluation.metrics.features import WITH_REFERENCES
 
 
 class F1(evaluate.Metric):
@@ -37,7 +25,7 @@ class F1(evaluate.Metric):
             description=__doc__ or "",
             citation="Rajpurkar et al. 2016",
             inputs_description="predictions: texts. references: a text or texts for each.",
-            features=list(FEATURES),
+            features=list(WITH_REFERENCES),
         )  # fmt: skip
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
