@@ -23,7 +23,7 @@ _ENGLISH = [
     r"\b(?:i'?m|i am|we are|we're) (?:very |so |really |truly )?sorry,? (?:but )?(?:i|we|this|that|it|the request|no)\b.{0,40}\b(?:can ?not|can't|won't|unable|not able|not something|against|illegal|harmful|inappropriate)",  # noqa: E501
     r"\b(?:sorry|apologi[sz]e|apologies)\b.{0,60}\b(?:can ?not|can't|won't|will not|unable|not able|decline|refuse)\b",  # noqa: E501
     r"\b(?:i|we) (?:must|have to|need to|respectfully|politely|will)? ?(?:decline|refuse)\b",
-    r"\bas an? (?:ai|artificial|language|assistant|responsible|large)\b.{0,80}\b(?:can ?not|can't|won't|unable|not able|do not|don't)\b",  # noqa: E501
+    r"\bas an? (?:ai|artificial|language|assistant|responsible|large|chatbot|virtual|digital)\b.{0,80}\b(?:can ?not|can't|won't|unable|not able|do not|don't)\b",  # noqa: E501
     r"\b(?:this|that|your|the) (?:request|question|topic|content|prompt)?(?: \w+){0,3} ?(?:goes against|violates|is against|breaks) (?:my|our|the)\b",  # noqa: E501
     r"\bagainst my (?:\w+ ){0,2}(?:guidelines|policy|policies|principles|programming|values|agreement|rules)\b",  # noqa: E501
     r"\b(?:it'?s|it is|that'?s|that is|this is) not something (?:i|we)\b.{0,20}\b(?:can|will|am|could)\b",  # noqa: E501

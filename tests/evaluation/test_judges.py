@@ -11,26 +11,14 @@ from align.config import UserError
 from align.evaluation import judges
 from align.records import Message
 
-GOOD_ZH = [
-    f"{place}{word}，下次还会来"
-    for place in ("房间", "早餐", "服务", "位置", "前台", "书")
-    for word in ("很好", "非常满意", "干净舒适", "不错", "很喜欢")
-]
-BAD_ZH = [
-    f"{place}{word}，再也不来了"
-    for place in ("房间", "早餐", "服务", "位置", "前台", "书")
-    for word in ("很差", "太失望", "又脏又吵", "糟糕", "很难用")
-]
-GOOD_EN = [
-    f"The {thing} was {word} and I loved it"
-    for thing in ("room", "book", "food", "staff")
-    for word in ("great", "lovely", "wonderful")
-]
-BAD_EN = [
-    f"The {thing} was {word} and I hated it"
-    for thing in ("room", "book", "food", "staff")
-    for word in ("awful", "dirty", "terrible")
-]
+GOOD_ZH = [f"{place}{word}，下次还会来" for place in ("房间", "早餐", "服务", "位置", "前台", "书")
+           for word in ("很好", "非常满意", "干净舒适", "不错", "很喜欢")]
+BAD_ZH = [f"{place}{word}，再也不来了" for place in ("房间", "早餐", "服务", "位置", "前台", "书")
+          for word in ("很差", "太失望", "又脏又吵", "糟糕", "很难用")]
+GOOD_EN = [f"The {thing} was {word} and I loved it" for thing in ("room", "book", "food", "staff")
+           for word in ("great", "lovely", "wonderful")]
+BAD_EN = [f"The {thing} was {word} and I hated it" for thing in ("room", "book", "food", "staff")
+          for word in ("awful", "dirty", "terrible")]
 
 
 @pytest.fixture(scope="module")

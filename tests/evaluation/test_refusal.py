@@ -18,6 +18,7 @@ REFUSALS = [
     "I'd rather not share that.",
     "I understand that you are angry. However, I can't in good conscience help you hurt someone.",
     "**I'm not able to discuss this.** Please talk to someone you trust.",
+    "I'm sorry for any confusion, but as a chatbot designed to assist users, I don't have access.",
     "抱歉，我不能帮助你做这件事。",
     "对不起，我无法提供制造炸弹的方法。",
     "作为一个人工智能助手，我不能协助违法行为。",

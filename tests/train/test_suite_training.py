@@ -83,6 +83,7 @@ def test_the_last_figures_are_those_of_the_finished_model(tmp_path, suite, judge
     assert sr.manifest(done)["metrics"]["eval_suite/choice/acc"] == logged["eval_suite/choice/acc"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "ppo"])
 def test_adapters_and_a_reward_model_as_judge(tmp_path, suite, method):
     """The suite reads the policy's adapter, not the critic's; the judge is another model."""
@@ -170,6 +171,7 @@ def test_ppo_logs_worst_cases_best_of_n_judge_and_suite(tmp_path, suite, judge):
     assert last["eval_suite/write/reward"] > 0  # the run's own reward
 
 
+@pytest.mark.slow
 def test_ppo_draws_by_prompt_and_not_by_batch(tmp_path):
     options = ("--policy.path", sr.sharp(), "--eval.temperature", 1.0, "--eval.n", 2)
     drawn = []

@@ -141,9 +141,7 @@ class NaiveBayesJudge:
             return cls(d["weights"], *numbers, low, high, d["name"], d["info"])
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise UserError(
-                "judge",
-                str(path),
-                f"not a saved naive Bayes judge ({e})",
+                "judge", str(path), f"not a saved naive Bayes judge ({e})",
                 "give the JSON file that NaiveBayesJudge.save wrote, or a reward-model folder",
             ) from e
 
@@ -157,9 +155,7 @@ def _split_classes(
         unique = sorted(set(texts))
         if len(unique) < 6:
             raise UserError(
-                "judge",
-                f"{len(unique)} texts",
-                "a class needs at least 6 different texts",
+                "judge", f"{len(unique)} texts", "a class needs at least 6 different texts",
                 "give more labelled texts",
             )
         rng.shuffle(unique)
