@@ -63,7 +63,9 @@ def sample(
     from align.rollout.hf import HFSampler
 
     ids = [render_prompt(tokenizer, list(p.messages)) for p in prompts]
-    sampler = HFSampler(model, tokenizer, stop_ids=stop_ids(tokenizer), **asdict(decoding))
+    sampler = HFSampler(
+        model, tokenizer, stop_ids=stop_ids(tokenizer), **asdict(decoding)
+    )
     rows: list[Any] = [None] * (len(prompts) * len(seeds))
     for s, seed in enumerate(seeds):
         got = sampler.sample(ids, 1, seed)
