@@ -131,14 +131,15 @@ def extracted(canary: Canary, text: str, kind: str) -> bool:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean exposure and share extracted by number of repeats, over all and by language.
+    """Mean exposure and share extracted by number of repeats, over all and, of two, by language.
 
     Intervals are 95 %: a bootstrap over canaries, and Wilson's.
     """
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["repeats"], ""].append(row)
-        groups[row["repeats"], row["language"]].append(row)
+        if len({r["language"] for r in rows}) > 1:
+            groups[row["repeats"], row["language"]].append(row)
     found = []
     for (repeats, language), members in sorted(groups.items()):
         bits = np.array([m["exposure"] for m in members])

@@ -165,6 +165,8 @@ def test_a_summary_by_repeats():
     }  # fmt: skip
     assert found[8, "zh"]["exposure"]["value"] == 8.0
     assert found[8, "all"]["gain"]["value"] == 5.0
+    only = [s["language"] for s in canary_measure.summarise(rows[1::2])]
+    assert only == ["all", "all"]
 
 
 def test_measuring_from_the_command_line(sft, tmp_path, capsys):
