@@ -84,7 +84,8 @@ def test_votes_become_a_reward_model_and_that_a_better_policy(tmp_path):
     report = json.loads((tmp_path / "data" / "report.json").read_text("utf-8"))
     assert report["votes"]["used"] == len(rows)
     recipe(
-        "reward", "--config", it.SMOKE, "--policy.path", small_runs.base(), "--data.preferences", tmp_path / "data" / "train.jsonl",
+        "reward", "--config", it.SMOKE, "--policy.path", small_runs.base(),
+        "--data.preferences", tmp_path / "data" / "train.jsonl",
         "--data.validation", tmp_path / "data" / "validation.jsonl",
         "--train.output_dir", tmp_path / "reward", "--train.max_steps", 160,
         "--train.per_device_train_batch_size", 16, "--train.per_device_eval_batch_size", 32,
