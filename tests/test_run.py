@@ -281,6 +281,7 @@ def test_demo_table_and_headlines():
 
 
 def test_tool_options_become_words():
+    assert to_words({"judge": ["a.json", "b.yaml"]}) == ["--judge", "a.json", "--judge", "b.yaml"]
     assert to_words({"runs": ["a", "b"], "output": "o", "overwrite": True, "x": None}) == [
         "a", "b", "--output", "o", "--overwrite",
     ]  # fmt: skip

@@ -32,6 +32,7 @@ from align.evaluation.compare_measure import (
     unlike_names,
 )
 from align.evaluation.compare_pairs import all_pairs, summarise_pairs
+from align.evaluation.judges import LLMGrader
 from align.evaluation.options import add_decoding, decoding_of, from_runs
 from align.evaluation.sampling import Decoding, fitting, load_reward
 from align.files import write_atomic
@@ -65,13 +66,9 @@ def compare(
     decoding, device = decoding or Decoding(), device or default_device()
     judges = unlike_names([judge] if judge is not None and not isinstance(judge, list) else judge)
     gold = next((j for j in judges if scores_texts(j)), None)
-    base_path = find_model(baseline, "baseline")
-    paths = [find_model(r, "runs") for r in runs]
-    if base_path.resolve() not in [p.resolve() for p in paths]:
-        paths.insert(0, base_path)
-    paths.sort(key=lambda p: p.resolve() != base_path.resolve())
+    paths = _baseline_first(runs, baseline)
     names = run_names(paths)
-    base = load_causal_lm(base_path, device=device, field="baseline")
+    base = load_causal_lm(paths[0], device=device, field="baseline")
     others = [limits_of(p, "runs") for p in paths[1:]]
     kept, dropped = fitting(list(prompts), [base, *others], decoding.max_new_tokens)
     measured: list[Measured] = []
@@ -81,14 +78,8 @@ def compare(
         own = base if i == 0 else load_causal_lm(path, device=device, field="runs")
         measured.append(measure(name, path, own, base, kept, seeds, decoding, reward, judges))
         del own
-        points, source = [], None
-        if i and checkpoints:
-            source = MEASURED
-            points = measured_points(measured[-1], base, measured[0], kept, seeds, decoding, reward,
-                                     gold, device, progress)  # fmt: skip
-        if i and not points and (checkpoints or gold is not None):
-            source, points = RECORDED, recorded_points(run_dir_of(path), gold)
-        frontiers.append(summarise_points(points, source) if i else None)
+        sampling = (base, measured[0], kept, seeds, decoding, reward, gold, device, progress)
+        frontiers.append(_frontier(measured[-1], checkpoints, sampling) if i else None)
     pairs = all_pairs(measured, judges)
     summary = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -109,6 +100,27 @@ def compare(
     }
     _write(Path(output), summary, measured, category_field)
     return summary
+
+
+def _baseline_first(runs: Sequence[str | Path], baseline: str | Path) -> list[Path]:
+    """Model folders of the runs, the baseline's in front."""
+    base = find_model(baseline, "baseline")
+    paths = [find_model(r, "runs") for r in runs]
+    if base.resolve() not in [p.resolve() for p in paths]:
+        paths.insert(0, base)
+    return sorted(paths, key=lambda p: p.resolve() != base.resolve())
+
+
+def _frontier(final: Measured, checkpoints: bool, sampling: tuple) -> dict[str, Any]:
+    """The way of a run to its final model. sampling: the rest of what `measured_points` takes."""
+    gold = sampling[6]
+    points = measured_points(final, *sampling) if checkpoints else []
+    if points:
+        return summarise_points(points, MEASURED)
+    # What a run recorded is judged unasked only where that costs no call of a server.
+    if checkpoints or (gold is not None and not isinstance(gold, LLMGrader)):
+        points = recorded_points(run_dir_of(final.path), gold)
+    return summarise_points(points, RECORDED)
 
 
 def _reward_name(reward: Any) -> str:
@@ -222,12 +234,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts_file = args.prompts or from_runs(run_dirs, ("eval.prompts",), "prompts")
     reward_path = args.reward or from_runs(run_dirs, ("rewards",), "reward")
     prompts = load_prompts(prompts_file, "prompts")[: args.num_prompts]
+    judges = [spec.load() for spec in specs]
+    for judge in judges:
+        if hasattr(judge, "check"):  # a server: better to know now than after hours of sampling
+            judge.check()
     summary = compare(
         args.runs,
         args.baseline or args.runs[0],
         prompts,
         load_reward(reward_path),
-        [spec.load() for spec in specs],
+        judges,
         args.seeds,
         decoding_of(args),
         args.output,

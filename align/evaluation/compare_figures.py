@@ -56,7 +56,7 @@ def summarise(
         "nll_baseline": _nll(m),
         "judge": judged[gold] if gold is not None else None,
         "judges": judged,
-        "length_controlled": metrics.length_controlled(gain, length_gap).to_json(),
+        "length_controlled": _equal_length(gain, length_gap),
         "length": float(lengths.mean()),
         **metrics.text_metrics(out.texts, out.finished),
         "intervals": means,
@@ -73,6 +73,17 @@ def _kl(m: Measured) -> dict[str, float] | None:
         return None
     per_token = float(m.kl.sum() / max(1.0, m.outputs.lengths.sum()))
     return {**metrics.bootstrap(m.outputs.grid(m.kl)).to_json(), "per_token": per_token}
+
+
+def _equal_length(gain: np.ndarray, length_gap: np.ndarray) -> dict[str, float]:
+    """The reward gain at equal length (least squares), with its interval."""
+
+    def at_equal(rows: np.ndarray) -> float:
+        return metrics.length_controlled(rows[..., 0], rows[..., 1]).gain
+
+    interval = metrics.bootstrap(np.stack([gain, length_gap], axis=-1), at_equal).to_json()
+    found = metrics.length_controlled(gain, length_gap).to_json()
+    return {**found, "low": interval["low"], "high": interval["high"]}
 
 
 def _nll(m: Measured) -> dict[str, float]:

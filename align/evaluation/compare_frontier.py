@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from align.checkpoint_files import COMPLETE, step_of
-from align.checkpoints import find_model, is_adapter, load_causal_lm, run_dir_of
+from align.checkpoints import run_dir_of
 from align.config_errors import UserError
 from align.evaluation import metrics
+from align.evaluation.checkpoint_model import holds_policy, load_at
 from align.evaluation.compare_measure import Measured, measure, scores_texts
+from align.evaluation.history import config_value
 from align.evaluation.sampling import Decoding
 from align.records import Prompt, RecordError, parse_messages, prompt_key
 from align.report.run import read_lines
@@ -51,7 +53,7 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
     """Folders checkpoint-N that hold a model, by step; where some are complete, only those."""
     found = [
         p for p in run_dir.glob("checkpoint-*")
-        if step_of(p) >= 0 and ((p / "config.json").is_file() or is_adapter(p))
+        if step_of(p) >= 0 and holds_policy(p)
     ]  # fmt: skip
     whole = [p for p in found if (p / COMPLETE).is_file()]
     return sorted(whole or found, key=step_of)
@@ -69,20 +71,28 @@ def measured_points(
     folders = [p for p in checkpoints_of(run_dir) if p.resolve() != final.path.resolve()]
     if not folders:
         return []
-    name = None if gold is None else gold.name
+    name, judges = (None, []) if gold is None else (gold.name, [gold])
+    last = None if _keeps_best(run_dir) else _last_step(run_dir, step_of(folders[-1]))
     points = [_point(0, baseline, name)]
     for folder in folders:
+        if step_of(folder) == last:
+            continue  # it holds what the run ended with, and that has been measured
         progress(f"compare: {final.name}, {folder.name}")
         try:
-            own = load_causal_lm(find_model(folder, "runs"), device=device, field="runs")
+            own = load_at(folder, final.path, device=device)
         except UserError as error:  # half a checkpoint is no reason to lose the comparison
             progress(f"compare: {folder} is left out: {error}")
             continue
-        judges = [] if gold is None else [gold]
         one = measure(final.name, folder, own, base, prompts, seeds, decoding, reward, judges)
         points.append(_point(step_of(folder), one, name))
         del own, one
-    return [*points, _point(_last_step(run_dir, step_of(folders[-1])), final, name)]
+    return points if last is None else [*points, _point(last, final, name)]
+
+
+def _keeps_best(run_dir: Path) -> bool:
+    """Whether final/ may be an earlier checkpoint: then it is no point of its own."""
+    keys = ("train.load_best_model_at_end", "train.early_stopping_patience")
+    return any(config_value(run_dir, key) for key in keys)
 
 
 def _last_step(run_dir: Path, at_least: int) -> int:

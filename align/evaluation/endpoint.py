@@ -105,6 +105,13 @@ class Endpoint:
         """Model, counts and cost, for a report."""
         return {"model": self.model, **{k: self.counts[k] for k in COUNTS}, "cost": self.cost}
 
+    def check(self, field: str = "endpoint") -> None:
+        """Ask one short question; UserError about field where no text comes back."""
+        answer = self.ask([[Message("user", "Reply with OK.")]])[0]
+        if answer.text is None:
+            fix = f"Start the server, or check url, model and the key in {self.api_key_env}"
+            raise UserError(field, self.url, f"does not answer: {answer.error}", fix)
+
     def ask(self, conversations: Sequence[Sequence[Message]]) -> list[Answer]:
         """One answer for each conversation, in their order.
 

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompts=load_prompts(args.prompts, "prompts")[: args.num_prompts] if args.prompts else (),
         texts=read_texts(args.texts, args.num_texts) if args.texts else (),
         reward=load_reward(args.reward) if args.reward else None,
-        judge=load_judge(args.judge) if args.judge else None,
+        judge=load_judge(args.judge, scores=True) if args.judge else None,
         seeds=args.seeds,
         decoding=decoding_of(args),
         output=args.output,

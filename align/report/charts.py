@@ -28,8 +28,8 @@ from align.report.charts_frame import (
     whisker,
 )
 
-__all__ = ["Bar", "Dot", "Series", "bars", "is_noisy", "lines", "number", "picture", "smooth",
-           "thin", "ticks"]  # fmt: skip
+__all__ = ["COLOURS", "Bar", "Dot", "Series", "bars", "is_noisy", "lines", "number", "picture",
+           "smooth", "thin", "ticks"]  # fmt: skip
 _MAX_POINTS = 400
 
 
@@ -204,7 +204,8 @@ def picture(dots: Sequence[Dot], *, label: str, x_label: str, y_label: str) -> M
     frame.x_low, frame.x_high = frame.x_low - 0.05 * span, frame.x_high + 0.12 * span
     body = frame.axes()
     body.append(text((frame.left + frame.right) / 2, height - 6, x_label, "middle", "name"))
-    body.append(text(frame.left + 4, 20, y_label, "start", "name"))
+    if y_label:
+        body.append(text(frame.left + 4, 20, y_label, "start", "name"))
     for d in dots:
         trail = finite(d.trail)
         body.append(path(frame, trail, "line faint", d.colour) if len(trail) > 1 else "")

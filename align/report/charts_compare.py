@@ -54,7 +54,7 @@ def radar(
     """
     if len(axes) < 3:
         return Markup('<p class="muted">a radar needs three categories</p>')
-    width, height, radius = 420, 340, 118
+    width, height, radius = 420, 320, 128
     middle = (width / 2, height / 2)
 
     def at(k: int, share: float) -> tuple[float, float]:

@@ -1,16 +1,17 @@
-"""A comparison becomes report.html: table, reward-vs-KL picture, bars, samples side by side."""
+"""A comparison becomes report.html: verdict, table, charts, regressions, samples side by side."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from align.report import charts
+from align.report import comparison_sections as parts
+from align.report.charts import number
+from align.report.comparison_sections import few, interval, judges_of, percent, signed
 from align.report.page import sample_store, write_page
 from align.report.run import prompt_text
 from align.report.verdict import Verdict
-
-number = charts.number
 
 
 def write_comparison(
@@ -24,21 +25,36 @@ def write_comparison(
     runs = summary["runs"]
     colours = {r["name"]: i for i, r in enumerate(runs)}
     decoding = ", ".join(f"{k} {v}" for k, v in summary["decoding"].items())
+    judges = summary.get("judges") or [j for j in (summary["judge"],) if j]
     facts = [
         f"{summary['num_prompts']} held-out prompts", f"seeds {_list(summary['seeds'])}", decoding,
-        f"reward {summary['reward']}", f"judge {summary['judge'] or 'none'}",
+        f"reward {summary['reward']}", f"judge {_list(judges) or 'none'}",
     ]  # fmt: skip
+    sections = [
+        parts.frontier(summary, colours),
+        parts.pairs(summary, colours),
+        parts.bars(summary, colours),
+        parts.shifts(summary, colours),
+        parts.categories(summary, colours),
+        parts.worst(summary, colours, sample_id),
+        parts.cost(runs, colours),
+    ]
     return write_page(
         Path(path),
         title="Comparison: " + ", ".join(r["name"] for r in runs),
         subtitle=" · ".join(facts),
         verdict=_verdict(summary),
         table=_table(summary),
-        sections=[_frontier(runs, colours), _bars(summary, colours)],
+        sections=[s for s in sections if s],
         samples=_samples(samples or [], colours, summary["baseline"]),
         blocks=[_sources(runs)],
-        footer="Definitions and formulas: docs/evaluation.md.",
+        footer="Definitions and formulas: docs/comparison.md.",
     )
+
+
+def sample_id(prompt_id: str, seed: int) -> str:
+    """What a link calls a prompt under a seed."""
+    return hashlib.sha256(f"{prompt_id}\x1f{seed}".encode("utf-8", "replace")).hexdigest()[:10]
 
 
 def _verdict(summary: dict) -> Verdict:
@@ -55,18 +71,24 @@ def _verdict(summary: dict) -> Verdict:
     )
     for r in others:
         verdict.add(*_finding(r, summary["baseline"]))
-        if r.get("judge") and not r["judge"]["agrees"]:
-            moved = _signed(r["judge"]["gain"]["value"])
-            verdict.add("warn", f"{r['name']}: the judge moved the other way ({moved}).")
+        for name, judged in judges_of(r).items():
+            if not judged["agrees"]:
+                verdict.add("warn", f"{r['name']}: {name} moved the other way ({_moved(judged)}).")
+        _over_optimised(verdict, r, summary["judge"])
+        _by_length(verdict, r)
         if r["eos_rate"] < 0.5:
             verdict.add("warn", f"{r['name']}: only {r['eos_rate']:.0%} of the completions ended.")
+    for name, found in (summary.get("pairwise") or {}).items():
+        _doubtful(verdict, name, found.get("report") or {})
+    order = ("bad", "warn", "good", "info")
+    verdict.findings.sort(key=lambda found: order.index(found[0]))
     return verdict
 
 
 def _finding(run: dict, baseline: str) -> tuple[str, str]:
     gain = run["gain"]
-    text = (f"{run['name']}: reward {_signed(gain['value'])} "
-            f"[{number(gain['low'])}, {number(gain['high'])}] against {baseline}")  # fmt: skip
+    text = (f"{run['name']}: reward {signed(gain['value'])} "
+            f"[{few(gain['low'])}, {few(gain['high'])}] against {baseline}")  # fmt: skip
     if gain["low"] > 0:
         return "good", text + "."
     if gain["high"] < 0:
@@ -74,98 +96,97 @@ def _finding(run: dict, baseline: str) -> tuple[str, str]:
     return "warn", text + ": the interval includes 0."
 
 
+def _moved(judged: dict) -> str:
+    if judged.get("gain"):
+        return signed(judged["gain"]["value"])
+    rate = judged.get("win_rate")
+    return f"win rate {rate['value']:.0%}" if rate else "no votes"
+
+
+def _over_optimised(verdict: Verdict, run: dict, judge: str | None) -> None:
+    """Whether the gold judge fell while the reward went on rising."""
+    found = (run.get("frontier") or {}).get("over_optimisation")
+    if not found:
+        return
+    name, drop = run["name"], found["drop"]
+    peak = f"{judge} was highest at step {found['peak_step']} ({few(found['gold_at_peak'])})"
+    lost = f"{few(drop['value'])} [{few(drop['low'])}, {few(drop['high'])}]"
+    if found["found"]:
+        rise = signed(found["reward_rise_after_peak"])
+        verdict.add("bad", f"{name} is over-optimised: {peak} and lost {lost} by step "
+                           f"{found['last_step']}, while the reward moved by {rise}.")  # fmt: skip
+    elif found["peak_step"] == found["last_step"]:
+        verdict.add("good", f"{name}: {judge} is highest at the end of the run.")
+    else:
+        verdict.add("info", f"{name}: {peak}; what it lost after that, {lost}, "
+                            + ("came with the reward." if drop["low"] > 0
+                               else "may be chance."))  # fmt: skip
+
+
+def _by_length(verdict: Verdict, run: dict) -> None:
+    raw, even = run["win_rate"], run.get("length_controlled_win_rate")
+    if even and raw["value"] > 0.5 > even["value"]:
+        verdict.add("warn", f"{run['name']} wins by length: {raw['value']:.0%} of the pairs, and "
+                            f"{even['value']:.0%} at equal length.")  # fmt: skip
+
+
+def _doubtful(verdict: Verdict, judge: str, report: dict) -> None:
+    """What speaks against a judge of pairs: its own answers in the other order, or none."""
+    if (report.get("flip_rate") or 0.0) > 1 / 3:
+        verdict.add("warn", f"{judge} changed its mind with the order of the answers in "
+                            f"{report['flip_rate']:.0%} of the pairs.")  # fmt: skip
+    failed = report.get("failed", 0) / report["pairs"] if report.get("pairs") else 0.0
+    if failed > 0.05:
+        verdict.add("warn", f"{judge} gave no verdict on {failed:.0%} of the pairs, which count as "
+                            "ties.")  # fmt: skip
+
+
 def _table(summary: dict) -> dict:
-    head = ["run", "reward", "gain in SFT std", "win rate", "KL to SFT", "NLL under SFT", "judge",
-            "equal-length gain", "length", "distinct‑2", "repetition", "EOS rate", "time",
-            "tokens"]  # fmt: skip
+    head = ["run", "reward", "gain in SFT std", "win rate", "at equal length", "KL to SFT",
+            "NLL under SFT", "judge", "length", "distinct‑2", "repetition", "EOS rate"]  # fmt: skip
     return {
         "title": "Results",
         "head": head,
         "rows": [_row(r, summary["baseline"]) for r in summary["runs"]],
         "notes": [
-            "Intervals are 95 % bootstrap over prompts. KL: nats per completion, on the run's own "
-            "samples. NLL: nats per token of the completions under the baseline. Length: tokens.",
+            "Intervals are 95 % bootstrap over prompts. Win rate: by the reward, as it is and at "
+            "equal length (logistic). KL: nats per completion, on the run's own samples. NLL: nats "
+            "per token of the completions under the baseline. Length: tokens.",
             *summary.get("notes", []),
         ],
     }
 
 
 def _row(r: dict, baseline: str) -> list[tuple[str, str]]:
-    base = r["name"] == baseline
+    base, means = r["name"] == baseline, r.get("intervals", {})
     win, kl, judge, gain = r["win_rate"], r.get("kl"), r.get("judge"), r["gain"]
+    even, nll = r.get("length_controlled_win_rate"), r.get("nll_baseline")
     dash = ("–", "")
+
+    def mean(name: str, text: str) -> tuple[str, str]:
+        return text, interval(means[name]) if name in means else ""
+
+    rate = means.get("eos_rate")
     return [
         (r["name"], "baseline" if base else ""),
         (number(r["reward"]["mean"]), f"± {number(r['reward']['std'])}"),
         dash if base or gain["in_baseline_std"] is None else (_std(gain["in_baseline_std"]), ""),
-        dash if base else (f"{win['value']:.1%}", f"{win['low']:.1%} to {win['high']:.1%}"),
-        dash if base or not kl else (number(kl["value"]), _interval(kl)),
-        (number(r["nll_baseline"]["per_token"]), "") if r.get("nll_baseline") else dash,
-        (number(judge["mean"]), "" if base else _signed(judge["gain"]["value"])) if judge else dash,
-        dash if base else (_signed(r["length_controlled"]["gain"]), ""),
-        (number(r["length"]), ""),
+        dash if base else (f"{win['value']:.1%}", percent(win)),
+        dash if base or not even else (f"{even['value']:.1%}", percent(even)),
+        dash if base or not kl else (number(kl["value"]), interval(kl)),
+        (number(nll["per_token"]), interval(nll) if "low" in nll else "") if nll else dash,
+        _judge_cell(judge, base) if judge else dash,
+        mean("length", number(r["length"])),
         (number(r["distinct_2"]), ""),
-        (number(r["repetition_4"]), ""),
-        (f"{r['eos_rate']:.0%}", ""),
-        (_seconds(r["time_s"]), "") if r.get("time_s") is not None else dash,
-        (number(r["tokens"]), "") if r.get("tokens") is not None else dash,
+        mean("repetition_4", number(r["repetition_4"])),
+        (f"{r['eos_rate']:.0%}", percent(rate) if rate else ""),
     ]
 
 
-def _frontier(runs: list[dict], colours: dict[str, int]) -> dict:
-    dots = []
-    for r in runs:
-        if not r.get("kl"):
-            continue
-        trail = [(p["kl"], p["reward"]) for p in r.get("trajectory", [])]
-        dots.append(charts.Dot(
-            r["name"], r["kl"]["value"], r["reward"]["mean"],
-            (r["kl"]["low"], r["kl"]["high"]), (r["reward"]["low"], r["reward"]["high"]),
-            colours[r["name"]], trail,
-        ))  # fmt: skip
-    chart = charts.picture(
-        dots, label="mean reward against KL to the baseline", x_label="KL to the baseline, nats",
-        y_label="mean reward",
-    )  # fmt: skip
-    return {"title": "Reward against KL", "cards": [{
-        "title": "What each run paid for its reward",
-        "meaning": "Large: this comparison, with intervals. Small: evaluations during training, "
-                   "on the run's own held-out prompts.",
-        "legend": [(r["name"], colours[r["name"]]) for r in runs],
-        "chart": chart, "wide": True,
-    }]}  # fmt: skip
-
-
-def _bars(summary: dict, colours: dict[str, int]) -> dict:
-    runs = summary["runs"]
-    others = [r for r in runs if r["name"] != summary["baseline"]]
-
-    def bar(r: dict, value: float | None, interval: dict | None = None) -> charts.Bar:
-        low, high = (interval["low"], interval["high"]) if interval else (None, None)
-        value = float("nan") if value is None else value
-        return charts.Bar(r["name"], value, low, high, colours[r["name"]])
-
-    cards = [
-        ("Mean reward", "", [bar(r, r["reward"]["mean"], r["reward"]) for r in runs], None),
-        (f"Win rate against {summary['baseline']}", "by the reward, a tie counts one half",
-         [bar(r, r["win_rate"]["value"], r["win_rate"]) for r in others], 0.5),
-        ("Judge", str(summary["judge"] or ""),
-         [bar(r, r["judge"]["mean"], r["judge"]) for r in runs if r.get("judge")], None),
-        ("Equal-length reward gain", "length differences regressed out",
-         [bar(r, r["length_controlled"]["gain"]) for r in others], None),
-        ("Length", "tokens", [bar(r, r["length"]) for r in runs], None),
-        ("Distinct-2", "share of distinct bigrams over all samples",
-         [bar(r, r["distinct_2"]) for r in runs], None),
-        ("NLL under the baseline", "nats per token; high means unlike the baseline",
-         [bar(r, r["nll_baseline"]["per_token"]) for r in runs if r.get("nll_baseline")], None),
-        ("Repetition", "share of 4-grams already seen in the text",
-         [bar(r, r["repetition_4"]) for r in runs], None),
-    ]  # fmt: skip
-    return {"title": "Side by side", "cards": [
-        {"title": title, "meaning": meaning,
-         "chart": charts.bars(items, label=f"{title} by run", reference=reference)}
-        for title, meaning, items, reference in cards if items
-    ]}  # fmt: skip
+def _judge_cell(judge: dict, base: bool) -> tuple[str, str]:
+    if judge["mean"] is None:
+        return "–", ""
+    return number(judge["mean"]), "" if base else signed(judge["gain"]["value"])
 
 
 def _samples(rows: list[dict], colours: dict[str, int], baseline: str) -> dict | None:
@@ -173,26 +194,45 @@ def _samples(rows: list[dict], colours: dict[str, int], baseline: str) -> dict |
     grouped: dict[tuple[str, int], list[dict]] = {}
     for row in rows:
         grouped.setdefault((row["prompt_id"], row["seed"]), []).append(row)
+    one_seed = len({seed for _, seed in grouped}) < 2
     shaped = []
-    for (_, seed), answers in grouped.items():
+    for (prompt_id, seed), answers in grouped.items():
         own = {a["run"]: a for a in answers}
-        base = own[baseline]["score"] if baseline in own else 0.0
-        gains = [a["score"] - base for name, a in own.items() if name != baseline]
+        base = own[baseline]["score"] if baseline in own else None
+        category = answers[0].get("category")
+        made = [
+            _answer(a, base, baseline)
+            for a in sorted(answers, key=lambda a: colours.get(a["run"], 99))
+        ]
         shaped.append({
+            "id": sample_id(prompt_id, seed),
             "prompt": prompt_text(answers[0]["prompt"]),
-            "group": f"seed {seed}",
-            "value": max(gains, default=0.0),
-            "answers": [
-                {"name": a["run"], "text": a["completion"], "facts": {
-                    k: round(a[k], 3) if isinstance(a[k], float) else a[k]
-                    for k in ("score", "kl", "judge", "length", "finished") if a.get(k) is not None
-                }} for a in sorted(answers, key=lambda a: colours.get(a["run"], 99))
-            ],
+            "group": "" if one_seed else f"seed {seed}",
+            "value": max((a["gain"] for a in made if "gain" in a), default=0.0),
+            "tags": {"category": category} if category is not None else {},
+            "answers": made,
         })  # fmt: skip
-    first = shaped[0]["group"] if shaped else ""
+    name = baseline if any(a["run"] == baseline for a in rows) else None
     return sample_store(
-        shaped, group=first, group_label="seed", value_label="best gain", colours=colours
-    )
+        shaped, group="", group_label="seed", value_label="gain", colours=colours,
+        base=name if len(colours) > 1 else None,
+    )  # fmt: skip
+
+
+def _answer(row: dict, base: float | None, baseline: str) -> dict:
+    judges = row.get("judges") or {"judge": row.get("judge")}
+    facts = {"score": row["score"], "kl": row["kl"], **judges, "length": row["length"]}
+    gain = {} if base is None or row["run"] == baseline else {"gain": round(row["score"] - base, 4)}
+    return {
+        "name": row["run"],
+        "text": row["completion"],
+        "score": round(row["score"], 4),
+        "finished": row["finished"],
+        **gain,
+        "facts": {
+            k: round(v, 4) if isinstance(v, float) else v for k, v in facts.items() if v is not None
+        },
+    }
 
 
 def _sources(runs: list[dict]) -> dict:
@@ -200,22 +240,8 @@ def _sources(runs: list[dict]) -> dict:
     return {"title": "Runs", "head": ["run", "method", "path", "samples"], "rows": rows}
 
 
-def _signed(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return ("+" if value > 0 else "") + number(value)
-
-
 def _std(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
-
-
-def _interval(e: dict) -> str:
-    return f"{number(e['low'])} to {number(e['high'])}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
 def _list(values: list) -> str:

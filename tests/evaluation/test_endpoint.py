@@ -226,3 +226,11 @@ def test_wrong_options_are_user_errors(options, says):
         Endpoint(**({"url": "http://h/v1", "model": "m"} | options))
     assert says in str(error.value)
     assert "pw" not in str(error.value)
+
+
+def test_a_check_says_what_to_do(server):
+    endpoint(server).check()
+    server.otherwise = lambda body: (404, {"error": {"message": "no model m"}}, {})
+    with pytest.raises(UserError) as error:
+        endpoint(server).check("judge")
+    assert "does not answer: 404: no model m. Start the server, or check url" in str(error.value)

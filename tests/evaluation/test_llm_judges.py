@@ -205,3 +205,9 @@ def test_what_names_no_judge_is_a_user_error(tmp_path):
         judges.check_judge(tmp_path / "x.yaml")
     with pytest.raises(UserError, match="holds no model"):
         judges.check_judge(tmp_path)
+
+
+def test_a_judge_that_only_compares_is_refused_where_texts_are_scored():
+    with pytest.raises(UserError, match=r"scores none alone. Use llm_grade"):
+        judges.load_judge("llm:m@http://127.0.0.1:1/v1", scores=True)
+    assert judges.load_judge("llm_grade:m@http://127.0.0.1:1/v1", scores=True).name

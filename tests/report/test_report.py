@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from align.report import charts, glossary, page, verdict, write_comparison, write_run_report
+sys.path.insert(0, str(Path(__file__).parent))
+import comparison_data
+
+from align.report import (
+    charts,
+    charts_compare,
+    glossary,
+    page,
+    verdict,
+    write_comparison,
+    write_run_report,
+)
 from align.report.run import curves_of, method_of
 
 EVIL = "</script><script>alert('注入')</script><img src=x onerror=alert(1)> & \u2028 \"'"
@@ -251,6 +263,100 @@ def test_comparison_page(tmp_path):
     assert "img" not in tags.seen
     assert "+1.25" in html
     assert "75%" in html
+
+
+def verdict_of(tmp_path, change=None, **over: object) -> str:
+    """Text of a comparison page whose ppo has this over_optimisation."""
+    summary, _ = comparison_data.comparison(n=6)
+    found = {
+        "peak_step": 50, "last_step": 100, "gold_at_peak": 0.8, "gold_at_end": 0.6, "level": 0.995,
+        "drop": {"value": 0.2, "low": 0.1, "high": 0.3}, "reward_rise_after_peak": 0.7,
+        "found": True,
+    }  # fmt: skip
+    summary["runs"][2]["frontier"]["over_optimisation"] = found | over
+    if change:
+        change(summary["runs"][2])
+    html = write_comparison(summary, tmp_path / "r.html").read_text(encoding="utf-8")
+    section = re.search(r'<section class="verdict.*?</section>', html, re.DOTALL)
+    assert section is not None
+    return re.sub(r"<[^>]+>", " ", section[0])
+
+
+def test_over_optimisation_is_said_with_its_step_and_interval(tmp_path):
+    text = " ".join(verdict_of(tmp_path).split())
+    assert ("bad ppo is over-optimised: gold was highest at step 50 (0.8) and lost 0.2 [0.1, 0.3] "
+            "by step 100, while the reward moved by +0.7.") in text  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"found": False, "drop": {"value": 0.1, "low": -0.1, "high": 0.3}}, "may be chance"),
+        ({"found": False}, "came with the reward"),
+        ({"found": False, "peak_step": 100}, "gold is highest at the end of the run"),
+    ],
+)
+def test_other_ends_of_a_run_are_no_over_optimisation(tmp_path, over, said):
+    text = verdict_of(tmp_path, **over)
+    assert said in text
+    assert "over-optimised" not in text
+
+
+def test_a_win_by_length_is_said(tmp_path):
+    def change(run: dict) -> None:
+        run["win_rate"]["value"] = 0.7
+        run["length_controlled_win_rate"] = {"value": 0.4, "low": 0.3, "high": 0.5}
+
+    text = " ".join(verdict_of(tmp_path, change).split())
+    assert "ppo wins by length: 70% of the pairs, and 40% at equal length." in text
+
+
+def test_a_doubtful_judge_is_said(tmp_path):
+    summary, _ = comparison_data.comparison(n=6)
+    report = {"pairs": 100, "agreed": 40, "flipped": 40, "failed": 20, "flip_rate": 0.5}
+    summary["pairwise"]["gold"]["report"] = report
+    html = write_comparison(summary, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "gold changed its mind with the order of the answers in 50% of the pairs." in html
+    assert "gold gave no verdict on 20% of the pairs, which count as ties." in html
+    assert "pairs 100 · agreed 40 · flipped 40 · failed 20 · flip rate 0.5" in html
+
+
+def test_a_radar_worked_by_hand():
+    svg = str(charts_compare.radar(
+        ["甲", "b", "c", EVIL], [("x", [1.0, 0.5, 0.0, 1.0], 0)], label="r", reference=0.5
+    ))  # fmt: skip
+    # Centre (210, 160), radius 128: up, right, down, left.
+    assert 'points="210.0,32.0 274.0,160.0 210.0,160.0 82.0,160.0"' in svg
+    assert 'class="ring reference" points="210.0,96.0 274.0,160.0 210.0,224.0 146.0,160.0"' in svg
+    assert "<script" not in svg
+    assert "three categories" in charts_compare.radar(["a"], [], label="r")
+
+
+def test_a_forest_draws_the_interval_and_the_reference():
+    svg = str(charts_compare.forest([charts.Bar("a", 2.0, 1.0, 3.0)], label="f", reference=0.0))
+    # x from 10 to 350 over 0 to 3 with 5 % of room: 1 is at 10 + 340·1.15/3.3.
+    assert 'class="whisker" x1="128.5" y1="26" x2="334.5" y2="26"' in svg
+    assert 'class="base" x1="25.5"' in svg
+    assert "not measured" in charts_compare.forest([], label="f")
+
+
+def test_a_band_follows_its_interval():
+    points, band = [(0.0, 1.0), (10.0, 1.0)], [(0.0, 0.0, 2.0), (10.0, 0.0, 2.0)]
+    svg = str(charts.lines([charts.Series("a", points, 0, "line", band)], label="a"))
+    # y from 176 to 10 over 0 to 2 with 8 % of room.
+    assert 'points="48.0,164.6 350.0,164.6 350.0,21.4 48.0,21.4"' in svg
+
+
+def test_samples_beyond_the_room_of_a_page_are_left_out_and_said():
+    row = {"prompt": "p", "group": "g", "value": 0.0,
+           "answers": [{"name": "a", "text": "x" * 1_500_000, "facts": {}}]}  # fmt: skip
+    options = {"group_label": "step", "value_label": "v", "colours": {}}
+    store = page.sample_store([row | {"group": "old"}, row, row], group="old", **options)
+    assert store["note"] == "1 earlier samples are left out of this page."
+    kept = json.loads(store["json"])
+    assert [r["group"] for r in kept["rows"]] == ["g", "g"]
+    assert kept["start"] == ""  # the group that would open first is not there
+    assert page.sample_store([], group="", **options) is None
 
 
 def test_every_glossary_name_is_documented_once():

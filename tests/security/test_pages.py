@@ -81,13 +81,34 @@ def comparison_page(folder: Path) -> Path:
         "length_controlled": {"gain": 0.4}, "repetition_4": 0.1, "time_s": None, "tokens": None,
         "trajectory": [{"step": 1, "kl": 1, "reward": 0.4}],
     }  # fmt: skip
+    rate = {"value": 0.75, "low": 0.5, "high": 0.9}
+    figures = {"prompts": 2, "reward": rate, "gain": rate, "win_rate": rate}
+    points = [{"step": i, "reward": rate, "kl": rate, "gold": rate} for i in (0, 1)]
+    over = {"peak_step": 0, "last_step": 1, "gold_at_peak": 1.0, "gold_at_end": 0.5, "drop": rate,
+            "level": 0.95, "reward_rise_after_peak": 1.0, "found": True}  # fmt: skip
+    worst = {"prompt_id": EVIL, "seed": 0, "gain": -1.0, "judges": {EVIL: -1.0}, "prompt": EVIL,
+             "baseline": EVIL, "completion": EVIL}  # fmt: skip
+    own = {
+        "frontier": {"source": EVIL, "points": points, "over_optimisation": over},
+        "judges": {EVIL: {"mean": None, "win_rate": rate, "gain": None, "agrees": False}},
+        "categories": {EVIL + c: figures for c in "abc"}, "regressions": [worst],
+        "shifts": {"length": rate}, "length_controlled_win_rate": rate,
+    }  # fmt: skip
+    elo = [{"name": name, "elo": 1000, "low": 900, "high": 1100} for name in ("sft", EVIL)]
+    matrix = {"sft": {EVIL: rate}, EVIL: {"sft": rate}}
     summary = {
         "baseline": "sft", "num_prompts": 2, "seeds": [0], "decoding": {EVIL: 1.0},
-        "reward": EVIL, "judge": EVIL, "runs": [run | {"name": "sft"}, run],
+        "reward": EVIL, "judge": EVIL, "judges": [EVIL],
+        "runs": [run | {"name": "sft"}, run | own], "notes": [EVIL],
+        "pairwise": {
+            EVIL: {"matrix": matrix, "ranking": elo, "note": EVIL, "report": {EVIL: EVIL}},
+            "b": {"matrix": matrix, "ranking": [], "note": EVIL, "report": {}},
+        },
     }  # fmt: skip
     samples = [
         {"prompt_id": EVIL, "prompt": EVIL, "seed": 0, "run": name, "completion": EVIL,
-         "score": 1.0, "kl": None, "judge": None, "length": 3, "finished": True}
+         "score": 1.0, "kl": None, "judge": None, "length": 3, "finished": True,
+         "category": EVIL, "judges": {EVIL: 1.0}}
         for name in ("sft", EVIL)
     ]  # fmt: skip
     return write_comparison(summary, folder / "report.html", samples)
@@ -190,7 +211,8 @@ def assert_harmless(page: Read, own: int) -> None:
     assert page.tags.count("script") == own
     assert not {"img", "iframe", "object", "embed", "base"} & set(page.tags)
     assert [name for name, _ in page.attributes if name.startswith("on")] == []
-    assert [v for k, v in page.attributes if k in ("href", "src") and v != "data:,"] == []
+    links = [v for k, v in page.attributes if k in ("href", "src") and v != "data:,"]
+    assert [v for v in links if not v.startswith("#")] == []  # only within the page
     code = [s for s in page.scripts if not s.lstrip().startswith("{")]
     assert not any("pwned" in text for text in code)
 

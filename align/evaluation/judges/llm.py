@@ -88,6 +88,10 @@ class LLMJudge(SwappedJudge):
         self._ask = _Asker(endpoint, PAIR, language, template)
         self._verdicts = self._compare
 
+    def check(self) -> None:
+        """UserError where the server does not answer: better now than after hours of sampling."""
+        self._ask.endpoint.check("judge")
+
     def _compare(self, shown: list[Shown]) -> list[str | None]:
         parts = [{"a": first, "b": second} for _, first, second in shown]
         return self._ask([s[0] for s in shown], parts, parse_verdict)
@@ -114,6 +118,10 @@ class LLMGrader:
         self.name = name or f"llm_grade:{endpoint.model}"
         self._ask = _Asker(endpoint, GRADE, language, template)
         self._graded = 0
+
+    def check(self) -> None:
+        """UserError where the server does not answer: better now than after hours of sampling."""
+        self._ask.endpoint.check("judge")
 
     def score(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]

@@ -45,14 +45,18 @@ class JudgeSpec:
         return self.make(device)
 
 
-def load_judge(path: str | Path, device: Any = None) -> Any:
+def load_judge(path: str | Path, device: Any = None, *, scores: bool = False) -> Any:
     """The judge that a path names.
 
     A saved naive Bayes file (.json), a reward-model folder, a judge.yaml, preference groups with
     votes (.jsonl), or `llm:MODEL@URL`. path may carry the prefix `naive_bayes:`. UserError for
-    anything else.
+    anything else, and with scores for a judge that only compares.
     """
-    return check_judge(path).load(device)
+    judge = check_judge(path).load(device)
+    if scores and not hasattr(judge, "score"):
+        fix = "Use llm_grade for llm, or compare_runs"
+        raise UserError("judge", str(path), "compares two answers and scores none alone", fix)
+    return judge
 
 
 def check_judge(path: str | Path) -> JudgeSpec:

@@ -200,12 +200,14 @@ const browse = ({ rows, colours, base, start, labels }) => {
     const target = e.target;
     if (e.ctrlKey || e.metaKey || e.altKey) return;
     if (target.matches("input, select, textarea")) {
-      if (e.key === "Escape" && target === search) list.querySelector(".sample")?.focus();
+      if (e.key !== "Escape" || target !== search) return;
+      e.preventDefault(); // which would clear the search
+      list.querySelector(".sample")?.focus();
       return;
     }
     const inside = list.contains(target);
     const act = {
-      "/": () => search.focus(),
+      "/": () => search.select(),
       j: () => step(1),
       k: () => step(-1),
       d: () => base && marked.click(),
@@ -221,8 +223,8 @@ const browse = ({ rows, colours, base, start, labels }) => {
 
   // A link to a sample opens its page, whatever was filtered.
   const follow = () => {
-    const id = decodeURIComponent(location.hash).match(/^#s-(.+)$/)?.[1];
-    if (id === undefined) return;
+    if (!location.hash.startsWith("#s-")) return;
+    const id = location.hash.slice(3);
     const at = () => found.findIndex((r) => String(r.id) === id);
     if (at() < 0) {
       for (const node of tools.querySelectorAll("select, input:not([type=checkbox])")) if (node !== order) node.value = "";

@@ -42,7 +42,11 @@ const diff = (textA, textB) => {
     }
   }
   parts.push(...a.slice(a.length - end).map((u) => ["=", u]));
-  return parts;
+  // White space between two changes is part of the change: the marks would fall apart into words.
+  return parts.flatMap(([sign, text], i) => {
+    const inside = sign === "=" && !text.trim() && parts[i - 1] && parts[i + 1];
+    return inside && parts[i - 1][0] !== "=" && parts[i + 1][0] !== "=" ? [["-", text], ["+", text]] : [[sign, text]];
+  });
 };
 
 // Write one side of a difference into an element: own is "-" (only in a) or "+" (only in b).
