@@ -17,6 +17,7 @@ from align.config_errors import UserError
 from align.evaluation.sampling import Decoding
 from align.jsonl import RecordError, read_jsonl, write_jsonl
 from align.records import Message, Prompt, parse_messages
+from align.rollout.base import rank_seed
 
 FILE = "answers.jsonl"
 _AT_ONCE = 64  # prompts between two writes of the file
@@ -153,17 +154,18 @@ def collect(
 ) -> dict[tuple[str, str], str | None]:
     """Every model's answer to every prompt, by (prompt_id, model); what is on disk stays.
 
-    Each block of prompts has a seed of its own, so that a start after a crash gives the same texts.
+    Each block of prompts has a seed of its own, so that a start after a crash gives the same texts,
+    and each model: with the same random numbers two related models would often say the same.
     """
     file = output / FILE
     rows = {(row["prompt_id"], row["model"]): row for row in _rows(file)} if file.is_file() else {}
-    for model in models:
+    for number, model in enumerate(models):
         for start in range(0, len(prompts), _AT_ONCE):
             block = prompts[start : start + _AT_ONCE]
             if all((p.prompt_id, model.name) in rows for p in block):
                 continue
             say(f"arena: {model.name} answers prompts {start + 1} to {start + len(block)}")
-            found = model.answer([p.messages for p in block], seed + start)
+            found = model.answer([p.messages for p in block], rank_seed(seed + start, number))
             for prompt, given in zip(block, found, strict=True):
                 key = (prompt.prompt_id, model.name)
                 rows[key] = {

@@ -144,10 +144,10 @@ def chat_page(model: Any, log: Any, *, language: str = "en", keeps_votes: bool =
         with gr.Column(visible=False) as work:
             turns = gr.HTML()
             with gr.Row(elem_id="votes", visible=False) as votes:
-                up = gr.Button(f"👍 {words['up']}", elem_id="vote-up")
-                down = gr.Button(f"👎 {words['down']}", elem_id="vote-down")
+                up = gr.Button(f"+ {words['up']}", elem_id="vote-up")
+                down = gr.Button(f"− {words['down']}", elem_id="vote-down")
             notice = gr.HTML()
-            message = gr.Textbox(label=words["message"], lines=2, elem_id="message")
+            message = gr.Textbox(label=words["message"], lines=1, max_lines=8, elem_id="message")
             with gr.Row():
                 send = gr.Button(words["send"], variant="primary", elem_id="send")
                 again = gr.Button(words["reset"], elem_id="reset")

@@ -41,7 +41,7 @@ def test_answers_are_made_once_and_in_blocks(tmp_path):
     prompts, said = rows.prompts(70), []
     models = [Scripted("a"), Scripted("b")]
     first = collect(models, prompts, tmp_path, seed=5, say=said.append)
-    assert [m.seeds for m in models] == [[5, 69], [5, 69]]
+    assert [m.seeds for m in models] == [[5, 69], [100_008, 100_072]]
     assert [m.unloaded for m in models] == [1, 1]
     assert said[1] == "arena: a answers prompts 65 to 70"
     assert first[prompts[3].prompt_id, "b"] == f"b {prompts[3].messages[0].content}"
@@ -53,7 +53,7 @@ def test_answers_are_made_once_and_in_blocks(tmp_path):
     (tmp_path / "answers.jsonl").write_text("".join(lines[:-6]), "utf-8")
     third = [Scripted("a"), Scripted("b")]
     assert collect(third, prompts, tmp_path, seed=5, say=said.append) == first
-    assert [m.seeds for m in third] == [[], [69]]
+    assert [m.seeds for m in third] == [[], [100_072]]
 
 
 def test_a_file_of_samples_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import iterate_runs as it
 
-from align.config import load_config
+from align.config import build, load_config
+from align.config_yaml import load_yaml
 from align.iteration import plans
 from align.iteration.iterate import run_iterate
 
@@ -106,3 +108,11 @@ def test_prompts_of_the_rounds_go_round(tmp_path, model):
 )  # fmt: skip
 def test_functions_are_told_from_other_judges(path, wanted):
     assert plans.is_function(path) is wanted
+
+
+def test_the_yaml_of_the_page_is_a_configuration():
+    page = (it.ROOT / "docs" / "iteration.md").read_text("utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    config = build("iterate", load_yaml(block))
+    assert config.iterate.prompts_per_round == 512
+    assert config.iterate.stop.patience == 2
