@@ -90,7 +90,7 @@ def kill_when(argv: list[str], ready) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twice_ends_with_the_same_figures(tmp_path):
+def test_a_run_that_is_killed_ends_with_the_same_figures(tmp_path):
     folder = it.prepare(tmp_path)
     extra = ("--iterate.rounds", 2, "--iterate.reference", "first", "--policy.lora.r", 4,
              "--iterate.stop.patience", 5, "--train.max_steps", 9, "--train.save_steps", 3,
@@ -99,12 +99,10 @@ def test_a_run_that_is_killed_twice_ends_with_the_same_figures(tmp_path):
         it.words(folder, small_runs.sharp(), tmp_path / name, *extra) for name in ("cut", "whole")
     )
     it.run(straight)
-    samples = tmp_path / "cut" / "round-1" / "sample" / "samples.jsonl"
-    kill_when(argv, samples.exists)
-    first = samples.read_text("utf-8")
+    # In the middle of training; test_best_of_n kills the sampling.
     train = tmp_path / "cut" / "round-1" / "train"
     kill_when(argv, lambda: any(train.glob("checkpoint-*/trainer_state.json")))
-    assert samples.read_text("utf-8").startswith(first)
+    assert not (train / "final").exists()
     it.run(argv)
     assert it.figures(tmp_path / "cut") == it.figures(tmp_path / "whole")
     # Every round began with the first policy and had the pairs of all rounds.
