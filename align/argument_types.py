@@ -25,11 +25,13 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Cal
     def number(text: str) -> float:
         value = float(text)
         if not low <= value <= high or math.isinf(value) or (open_low and value == low):
-            raise argparse.ArgumentTypeError(f"{text} is {_outside(low, high)}")
+            raise argparse.ArgumentTypeError(f"{text} is {_outside(low, high, open_low)}")
         return value
 
     return number
 
 
-def _outside(low: float, high: float) -> str:
+def _outside(low: float, high: float, open_low: bool = False) -> str:
+    if open_low:
+        return f"not above {low:g}" + ("" if high == math.inf else f", and at most {high:g}")
     return f"below {low:g}" if high == math.inf else f"not between {low:g} and {high:g}"

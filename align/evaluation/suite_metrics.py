@@ -46,6 +46,11 @@ METRICS: dict[str, dict[str, dict[str, Direction]]] = {
         "nll_per_char": {"nll_per_char": False},
     },
 }  # fmt: skip
+RATES = frozenset({
+    "eos_rate", "empty_rate", "exact_match", "refusal_rate", "over_refusal_rate", "pass_rate",
+    "checks_rate", "acc", "acc_norm",
+})  # fmt: skip
+"""Figures that are shares of rows, and so have an interval where all rows are alike."""
 VERIFIED = {"checks": "pass_rate", "exact_match": "exact_match"}
 """Metrics that say right or wrong, of which pass@k is made; the first that a task has."""
 
@@ -149,12 +154,20 @@ def figures(
                 for k in m.tries(n)
             }
     for name, grid in means.items():
-        found[name] = m.bootstrap(grid).to_json() if intervals else {"value": float(grid.mean())}
+        found[name] = mean_of(name, grid, intervals)
     for name in ("reward", "judge"):
         if name in answers.grids:
             worst = m.worst_cases(answers.grids[name])
             found |= {f"{name}_{end}": {"value": value} for end, value in worst.items()}
     return found | {name: {"value": value} for name, value in _of_sets(answers, chosen).items()}
+
+
+def mean_of(name: str, grid: np.ndarray, intervals: bool = True) -> dict[str, float]:
+    """A figure that is a mean over prompts: its value, and its interval where it is asked for."""
+    if not intervals:
+        return {"value": float(grid.mean())}
+    rate = name in RATES or name.startswith("pass@")
+    return (m.share if rate else m.bootstrap)(grid).to_json()
 
 
 def _of_sets(answers: Answers, chosen: Sequence[str]) -> dict[str, float]:

@@ -103,6 +103,13 @@ def _prompt_ids(task: Task, tokenizer: Any, row: Row, chat: bool) -> list[int]:
     return start + tokenizer(prompt_text(task, row), add_special_tokens=False)["input_ids"]
 
 
+def _answer_room(asked: int, model: Any) -> int:
+    """Tokens of an answer: what is asked, and no more than half of the model's positions."""
+    from align.checkpoints import max_positions
+
+    return min(asked, max(1, (max_positions(model) or 2 * asked) // 2))
+
+
 def _room(task: Task, model: Any, lengths: Sequence[int]) -> list[int]:
     """Indices of the rows that fit into the model's positions; UserError where none does."""
     from align.checkpoints import max_positions
@@ -125,11 +132,12 @@ def _generate(
     how, tokenizer = task.decoding, subject.tokenizer
     chat = _chat(task, tokenizer)
     ids = [_prompt_ids(task, tokenizer, row, chat) for row in task.rows]
-    kept = _room(task, subject.model, [len(i) + how.max_new_tokens for i in ids])
+    limit = _answer_room(how.max_new_tokens, subject.model)
+    kept = _room(task, subject.model, [len(i) + limit for i in ids])
     rows = [task.rows[i] for i in kept]
     prompts = [Prompt(tuple(prompt_messages(task, row))) for row in rows]
     decoding = Decoding(
-        how.max_new_tokens, how.min_new_tokens, how.temperature, how.top_p, how.top_k,
+        limit, min(how.min_new_tokens, limit), how.temperature, how.top_p, how.top_k,
         subject.batch_size,
     )  # fmt: skip
     out = sample_ids(
@@ -153,6 +161,8 @@ def _generate(
     if missing := [name for name in chosen if name in given and given[name] is None]:
         entry["not_measured"] = missing
     entry["samples"] = how.num_samples
+    if limit < how.max_new_tokens:
+        entry["max_new_tokens_asked"] = how.max_new_tokens
     entry["decoding"] = {**decoding.to_json(), "seed": how.seed, "stop": list(how.stop)}
     return entry, _generated(rows, answers)
 
@@ -258,10 +268,7 @@ def _means(
     task: Task, rows: Sequence[Row], found: dict[str, np.ndarray], intervals: bool
 ) -> dict[str, Any]:
     """The entry of a task whose figures are means over its rows."""
-    figures = {
-        name: m.bootstrap(values).to_json() if intervals else {"value": float(values.mean())}
-        for name, values in found.items()
-    }
+    figures = {name: figures_of.mean_of(name, v, intervals) for name, v in found.items()}
     return _entry(
         task, rows, len(task.rows) - len(rows), figures,
         lambda which: {name: float(values[which].mean()) for name, values in found.items()},

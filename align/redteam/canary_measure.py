@@ -15,7 +15,7 @@ from align.records import Message
 from align.redteam.canary_plant import Canary, Planted
 from align.redteam.exposure import EXPECTED, Exposure, measure
 from align.redteam.matching import holds
-from align.redteam.rates import wilson
+from reward_models.evaluation_calibration import wilson
 
 _SLACK = 8
 """Tokens that a greedy answer may be longer than the canary."""
@@ -144,7 +144,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (repeats, language), members in sorted(groups.items()):
         bits = np.array([m["exposure"] for m in members])
         out = sum(m["extracted"] for m in members)
-        low, high = wilson(out, len(members))
+        low, high = wilson(out / len(members), len(members))
         line: dict[str, Any] = {
             "repeats": repeats, "language": language or "all", "canaries": len(members),
             "exposure": metrics.bootstrap(bits).to_json(),

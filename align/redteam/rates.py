@@ -12,20 +12,7 @@ import numpy as np
 
 from align.evaluation import metrics
 from align.redteam.attempts import Attempt, verdict_of
-
-_Z = 1.959963984540054  # 95 %
-
-
-def wilson(successes: int, n: int, z: float = _Z) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (1927); n > 0 independent trials.
-
-    centre ± half = (p̂ + z²/2n ± z·√(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n).
-    """
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+from reward_models.evaluation_calibration import wilson
 
 
 def rate(attempts: Sequence[Attempt], primary: str) -> dict[str, Any] | None:
@@ -52,9 +39,9 @@ def rate(attempts: Sequence[Attempt], primary: str) -> dict[str, Any] | None:
 
 def _interval(rows: list[tuple[str, str]], probes: set[str], won: int) -> tuple[float, float]:
     if len(rows) == len(probes):
-        return wilson(won, len(rows))
+        return wilson(won / len(rows), len(rows))
     if won in (0, len(rows)):
-        return wilson(len(probes) if won else 0, len(probes))
+        return wilson(float(won > 0), len(probes))
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for probe, value in rows:
         table[probe][0] += value == "success"

@@ -75,7 +75,7 @@ def test_what_the_patterns_find_is_likely(text):
     likely = pii.likely(batch)
     for kind in PII_KINDS:
         if redacted(text, kind) != text:
-            assert likely[kind].tolist() == [False, True, False]
+            assert likely[kind][1]  # a neighbour may be looked at in vain
 
 
 def test_only_the_kinds_asked_for():

@@ -244,9 +244,9 @@ def test_an_adapter(run_dir, tmp_path, capsys):
         (["--prompt", "a", "--max_new_tokens", "500"], "does not fit"),
         (["--prompt", ""], "has no token"),
         (["--prompt", "a", "--system", "s"], "needs --chat"),
-        (["--prompt", "a", "--temperature", "-1"], "is not between 0 and"),
-        (["--prompt", "a", "--top_p", "0"], "is not between 0 and 1"),
-        (["--prompt", "a", "--repetition_penalty", "0"], "is not between 0 and"),
+        (["--prompt", "a", "--temperature", "-1"], "-1 is below 0"),
+        (["--prompt", "a", "--top_p", "0"], "0 is not above 0, and at most 1"),
+        (["--prompt", "a", "--repetition_penalty", "0"], "0 is not above 0"),
         (["--prompt", "a", "--num_samples", "0"], "is below 1"),
     ],
 )

@@ -125,3 +125,14 @@ def test_text_metrics_on_mixed_text():
     assert m["empty_rate"] == 0.5
     assert m["eos_rate"] == 0.5
     assert m["unique_rate"] == 1.0
+
+
+def test_a_share_of_nothing_is_not_sure():
+    # Wilson, 0 of 10: 0 to 3.8415 / (10 + 3.8415).
+    low, high = metrics.share([0.0] * 10).low, metrics.share([0.0] * 10).high
+    assert (low, high) == (0.0, pytest.approx(0.2775, abs=1e-4))
+    # Two seeds of a prompt are not two prompts.
+    assert metrics.share(np.ones((10, 2))).low == pytest.approx(0.7225, abs=1e-4)
+    assert metrics.win_rate(np.ones(10)).rate.low == pytest.approx(0.7225, abs=1e-4)
+    mixed = [0.0, 1.0, 1.0, 0.5]
+    assert metrics.share(mixed) == metrics.bootstrap(mixed)

@@ -195,7 +195,14 @@ def test_rows_that_do_not_fit_are_counted(tmp_path, loaded):
     entry = result.report["tasks"]["t"]
     assert (entry["n"], entry["dropped"]) == (2, {"prompt_too_long": 1})
     with pytest.raises(UserError, match="leaves no row of"):
-        run(write(tmp_path, {"decoding": {"max_new_tokens": 96}}), loaded)
+        run(write(tmp_path, {"decoding": TOKENS}, rows[2:]), loaded)
+
+
+def test_an_answer_has_half_of_the_positions_at_most(tmp_path, loaded):
+    entry = run(write(tmp_path, {"decoding": {"max_new_tokens": 300}}), loaded).report["tasks"]["t"]
+    # The model of these tests has 96 positions.
+    assert (entry["decoding"]["max_new_tokens"], entry["max_new_tokens_asked"]) == (48, 300)
+    assert entry["n"] == 2
 
 
 def test_perplexity_of_a_task(tmp_path, loaded):

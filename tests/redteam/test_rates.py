@@ -33,14 +33,14 @@ def rows(values, **given):
 )  # fmt: skip
 def test_wilson(won, n, low, high):
     """Values of Wilson's interval as tables give them (Newcombe 1998, table I, for 1/29)."""
-    assert rates.wilson(won, n) == pytest.approx((low, high), abs=1e-4)
+    assert rates.wilson(won / n, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_unclear_counts_in_n_and_is_shown():
     found = rates.rate(rows(["success", "safe", "unclear", "safe"]), "rules")
     assert (found["value"], found["n"], found["unclear"]) == (0.25, 4, 1)
     assert found["if_unclear_succeeded"] == 0.5
-    assert (found["low"], found["high"]) == pytest.approx(rates.wilson(1, 4))
+    assert (found["low"], found["high"]) == pytest.approx(rates.wilson(0.25, 4))
 
 
 def test_an_attempt_without_a_verdict_is_not_counted():

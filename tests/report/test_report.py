@@ -334,9 +334,9 @@ def test_a_radar_worked_by_hand():
 
 def test_a_forest_draws_the_interval_and_the_reference():
     svg = str(charts_compare.forest([charts.Bar("a", 2.0, 1.0, 3.0)], label="f", reference=0.0))
-    # x from 10 to 350 over 0 to 3 with 5 % of room: 1 is at 10 + 340·1.12/3.24.
+    # x from 10 to 350 over 0 to 3 with 4 % of room: 1 is at 10 + 340·1.12/3.24.
     assert 'class="whisker" x1="127.5" y1="26" x2="337.4" y2="26"' in svg
-    assert 'class="base" x1="25.5"' in svg
+    assert 'class="base" x1="22.6"' in svg
     assert "not measured" in charts_compare.forest([], label="f")
 
 

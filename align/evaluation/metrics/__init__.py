@@ -29,6 +29,7 @@ from align.evaluation.metrics.statistics import (
     direction_agreement,
     length_controlled,
     outcomes_from_scores,
+    share,
     win_rate,
 )
 from align.evaluation.metrics.text import (
@@ -44,6 +45,6 @@ __all__ = [
     "ROUGE_TYPES", "Estimate", "LengthControlled", "WinRate", "bleu", "bootstrap", "brier", "chrf",
     "direction_agreement", "distinct_n", "exact_match", "expected_calibration_error", "f1",
     "is_chinese", "length_controlled", "ngrams", "normalise", "outcomes_from_scores", "pass_at_k",
-    "repetition", "rouge", "self_bleu", "text_metrics", "tries", "units", "win_rate",
+    "repetition", "rouge", "self_bleu", "share", "text_metrics", "tries", "units", "win_rate",
     "worst_cases",
 ]  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+
+from reward_models.evaluation_calibration import wilson
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ def bootstrap(
     return Estimate(float(statistic(data)), float(low), float(high))
 
 
+def share(rows: Sequence[Sequence[float]] | np.ndarray, **options: Any) -> Estimate:
+    """Mean of outcomes in [0, 1] with a bootstrap interval, also where all outcomes are alike.
+
+    rows, options: as of `bootstrap`. No resample varies outcomes that are all 0 or all 1, and an
+    interval of no width would claim to be sure: there it is Wilson's, over the clusters, at 95 %.
+    """
+    data = np.asarray(rows, dtype=np.float64)
+    if data.size and data.min() == data.max() and data.min() in (0.0, 1.0):
+        value = float(data.min())
+        return Estimate(value, *wilson(value, len(data)))
+    return bootstrap(data, **options)
+
+
 @dataclass(frozen=True)
 class WinRate:
     """Share of pairs won, a tie counting one half, with its interval and the raw counts."""
@@ -70,14 +86,14 @@ def win_rate(outcomes: Sequence[Sequence[float]] | np.ndarray, *, seed: int = 0,
     """Win rate from outcomes: above 0.5 a win, 0.5 a tie, below a loss.
 
     outcomes: (prompts, seeds) or (prompts,) floats in [0, 1], P(ours wins). The rate is the mean
-    of {1, ½, 0}; the interval resamples prompts (`bootstrap`).
+    of {1, ½, 0}; the interval resamples prompts (`share`).
     """
     data = np.asarray(outcomes, dtype=np.float64)
     if np.any((data < 0) | (data > 1)):
         raise ValueError("outcomes must lie in [0, 1]")
     hard = np.where(data > 0.5, 1.0, np.where(data < 0.5, 0.0, 0.5))
     return WinRate(
-        bootstrap(hard, seed=seed, **kw),
+        share(hard, seed=seed, **kw),
         wins=int((hard == 1).sum()),
         ties=int((hard == 0.5).sum()),
         losses=int((hard == 0).sum()),
