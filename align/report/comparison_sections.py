@@ -103,6 +103,8 @@ def _steps_meaning(run: dict, gold: str | None) -> str:
     if not found:
         return text
     drop = found["drop"]
+    if found["peak_step"] == found["last_step"]:
+        return f"{text} {gold}: highest at the end ({few(found['gold_at_peak'])})."
     lost = f"{few(drop['value'])} [{few(drop['low'])}, {few(drop['high'])}]"
     return (f"{text} {gold}: highest at step {found['peak_step']} "
             f"({few(found['gold_at_peak'])}), and after it a loss of {lost}, an interval at "

@@ -300,6 +300,8 @@ def test_other_ends_of_a_run_are_no_over_optimisation(tmp_path, over, said):
     text = verdict_of(tmp_path, **over)
     assert said in text
     assert "over-optimised" not in text
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ("highest at the end (0.8)." in page) == (over.get("peak_step") == 100)
 
 
 def test_a_win_by_length_is_said(tmp_path):
