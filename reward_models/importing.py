@@ -207,7 +207,10 @@ def _report(
     splits = {name: written.splits[name] for name in SPLITS}
     empty = [n for n, f in zip(SPLITS, settings.fractions, strict=True) if f > 0 and not splits[n]]
     if empty:
-        warnings.append(f"{', '.join(empty)} is empty: too few prompts for the fractions")
+        warnings.append(
+            f"{', '.join(empty)} is empty: too few prompts for the fractions, or an earlier import "
+            "put them elsewhere (a prompt's text decides; preferences.jsonl holds all)"
+        )
     unread = Counter(s.reason for s in skipped if s.reason not in ("hidden", "result of an import"))
     if unread:
         reasons = ", ".join(f"{n} {reason}" for reason, n in unread.most_common())

@@ -147,3 +147,17 @@ def test_the_import_tells_and_merges(tmp_path, capsys):
     dropped = json.dumps(report)
     for reason in ("no_consent", "no_vote", "bad_json"):
         assert reason in dropped
+
+
+def test_an_empty_split_is_said_with_where_all_rows_are(tmp_path, capsys):
+    file = tmp_path / "votes.jsonl"
+    file.write_text(json.dumps(VOTE, ensure_ascii=False) + "\n", encoding="utf-8")
+    words = ["--input", str(file), "--output", str(tmp_path / "out")]
+    assert main([*words, "--fractions", "0.5,0.25,0.25"]) == 0
+    said = "".join(capsys.readouterr())
+    assert "is empty: too few prompts for the fractions, or an earlier import" in said
+    counts = [
+        len((tmp_path / "out" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        for name in ("train", "validation", "test", "preferences")
+    ]
+    assert (sorted(counts[:3]), counts[3]) == ([0, 0, 1], 1)

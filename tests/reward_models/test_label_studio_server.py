@@ -17,7 +17,7 @@ from reward_models.annotations.base import Options
 from reward_models.annotations.label_config import load_label_config
 from reward_models.importing import ImportSettings, run_import
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
 
 PAIRWISE = """<View><Text name="q" value="$prompt"/>
   <Text name="two" value="$answer2"/><Text name="one" value="$answer1"/>
