@@ -147,7 +147,8 @@ def _means(m: Measured, base: Measured) -> tuple[dict[str, Any], dict[str, Any]]
         ("eos_rate", m.outputs.finished, base.outputs.finished),
     ):
         ours = m.outputs.grid(np.asarray(own, dtype=np.float64))
-        means[name] = metrics.bootstrap(ours).to_json()
+        interval = metrics.share if name == "eos_rate" else metrics.bootstrap
+        means[name] = interval(ours).to_json()
         gap = ours - m.outputs.grid(np.asarray(theirs, dtype=np.float64))
         shifts[name] = metrics.bootstrap(gap).to_json()
     for n in (1, 2):

@@ -48,7 +48,7 @@ def matrix(
 def _rate(prompts: dict[str, list[float]], seed: int) -> dict[str, float]:
     outcomes = [v for values in prompts.values() for v in values]
     hard = {p: [_hard(v) for v in values] for p, values in prompts.items()}
-    estimate = metrics.bootstrap(np.array([sum(v) / len(v) for v in hard.values()]), seed=seed)
+    estimate = metrics.share(np.array([sum(v) / len(v) for v in hard.values()]), seed=seed)
     return {
         **estimate.to_json(),
         "wins": sum(v > 0.5 for v in outcomes),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from align.evaluation.metrics import Estimate, bootstrap
+from align.evaluation.metrics import Estimate, bootstrap, share
 from reward_models.annotations.feedback import PAIR_VOTES, SINGLE_VOTES
 
 WORTH = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -92,10 +92,10 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "annotators": dict(people.most_common()),
         "models": dict(ranked),
         "pairs": [{"models": list(k), **s.to_json()} for k, s in sorted(pairs.items())],
-        "left": bootstrap(np.array(sides)).to_json() if sides else None,
+        "left": share(np.array(sides)).to_json() if sides else None,
         "agreement": _agreement(said),
         "thumbs": {
-            k: {**bootstrap(np.array(v)).to_json(), "votes": len(v)} for k, v in thumbs.items()
+            k: {**share(np.array(v)).to_json(), "votes": len(v)} for k, v in thumbs.items()
         },
     }
 
@@ -106,7 +106,7 @@ def _agreement(said: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | None:
         for votes in said.values()
         for a, b in combinations(votes.values(), 2)
     ]
-    return {**bootstrap(np.array(both)).to_json(), "pairs": len(both)} if both else None
+    return {**share(np.array(both)).to_json(), "pairs": len(both)} if both else None
 
 
 def table(summary: Mapping[str, Any]) -> str:

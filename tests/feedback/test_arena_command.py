@@ -97,7 +97,7 @@ def test_the_summary_is_printed_and_written(tmp_path, capsys):
     arena("--summary", tmp_path, code=0)
     printed = capsys.readouterr().out
     assert "x: wins 88% [" in printed  # (1 + 1 + 1 + ½) / 4
-    assert "x: 100% [100%, 100%] of 1 thumbs are up" in printed
+    assert "x: 100% [21%, 100%] of 1 thumbs are up" in printed  # Wilson: 1 / (1 + 1.96²)
     summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
     assert summary["models"]["x"]["value"] == pytest.approx(0.875)
 
