@@ -202,8 +202,10 @@ def test_no_process_and_no_file_outlives_a_stopped_import(tmp_path, name):
     code = "import sys; from reward_models.import_annotations import main; sys.exit(main())"
     words = ["--input", str(source), "--output", str(out), "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        [sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        # A shell's background job ignores SIGINT, and what it starts does too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     limit = time.monotonic() + 60
     while len(found := children.read_text().split()) < 2:
