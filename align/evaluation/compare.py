@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from align.evaluation.compare_figures import summarise
 from align.evaluation.compare_frontier import (
     MEASURED,
     RECORDED,
+    Point,
     measured_points,
     recorded_points,
     summarise_points,
@@ -66,11 +68,10 @@ def compare(
     decoding, device = decoding or Decoding(), device or default_device()
     judges = unlike_names([judge] if judge is not None and not isinstance(judge, list) else judge)
     gold = next((j for j in judges if scores_texts(j)), None)
-    paths = _baseline_first(runs, baseline)
-    names = run_names(paths)
+    names = run_names(paths := _baseline_first(runs, baseline))
     base = load_causal_lm(paths[0], device=device, field="baseline")
-    others = [limits_of(p, "runs") for p in paths[1:]]
-    kept, dropped = fitting(list(prompts), [base, *others], decoding.max_new_tokens)
+    readers = [base, *(limits_of(p, "runs") for p in paths[1:])]
+    kept, dropped = fitting(list(prompts), readers, decoding.max_new_tokens)
     measured: list[Measured] = []
     frontiers: list[dict[str, Any] | None] = []
     for i, (name, path) in enumerate(zip(names, paths, strict=True)):
@@ -78,8 +79,9 @@ def compare(
         own = base if i == 0 else load_causal_lm(path, device=device, field="runs")
         measured.append(measure(name, path, own, base, kept, seeds, decoding, reward, judges))
         del own
-        sampling = (base, measured[0], kept, seeds, decoding, reward, gold, device, progress)
-        frontiers.append(_frontier(measured[-1], checkpoints, sampling) if i else None)
+        given = (base, measured[0], kept, seeds, decoding, reward, gold, device, progress)
+        way = partial(measured_points, measured[-1], *given) if checkpoints else None
+        frontiers.append(_frontier(run_dir_of(path), gold, way) if i else None)
     pairs = all_pairs(measured, judges)
     summary = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -111,15 +113,16 @@ def _baseline_first(runs: Sequence[str | Path], baseline: str | Path) -> list[Pa
     return sorted(paths, key=lambda p: p.resolve() != base.resolve())
 
 
-def _frontier(final: Measured, checkpoints: bool, sampling: tuple) -> dict[str, Any]:
-    """The way of a run to its final model. sampling: the rest of what `measured_points` takes."""
-    gold = sampling[6]
-    points = measured_points(final, *sampling) if checkpoints else []
+def _frontier(
+    run_dir: Path, gold: Any, sampled: Callable[[], list[Point]] | None
+) -> dict[str, Any]:  # fmt: skip
+    """The way of a run to its final model. sampled: samples its checkpoints; None: unasked."""
+    points = sampled() if sampled is not None else []
     if points:
         return summarise_points(points, MEASURED)
     # What a run recorded is judged unasked only where that costs no call of a server.
-    if checkpoints or (gold is not None and not isinstance(gold, LLMGrader)):
-        points = recorded_points(run_dir_of(final.path), gold)
+    if sampled is not None or (gold is not None and not isinstance(gold, LLMGrader)):
+        points = recorded_points(run_dir, gold)
     return summarise_points(points, RECORDED)
 
 

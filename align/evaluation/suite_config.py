@@ -48,8 +48,10 @@ def check_suite(config: Config) -> None:
 
 def best_direction(config: Config) -> bool | None:
     """Whether more is better, of the suite's figure that the best checkpoint is chosen by."""
-    name, suite = _best(config), training_suite(config)
-    return None if name is None or suite is None else _figures(config, suite).get(name)
+    if (name := _best(config)) is None:
+        return None
+    suite = training_suite(config)
+    return None if suite is None else _figures(config, suite).get(name)
 
 
 def _best(config: Config) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from align.config_errors import Failed, StopRequested, UserError
 from align.disk import check_writable
 from align.files import fingerprint, read_object, whole_folder, write_atomic
 from align.iteration import plans
-from align.iteration.rounds import decide, finished_rounds
+from align.iteration.rounds import decide
 from align.jsonl import write_jsonl
 from align.report.run import read_lines
 from align.run import STOPPED, guarded_once
@@ -237,8 +237,3 @@ class Iteration:
         write_manifest(self.output, self.manifest | ended)
         print(f"[iterate] {reason} Round {decision.best} is kept: {target}", flush=True)
         print(f"[iterate] report: {self.output / 'report.html'}", flush=True)
-
-
-def read_rounds(output: Path) -> list[Mapping[str, Any]]:
-    """The rounds that a run has measured."""
-    return finished_rounds(read_lines(output / "rounds.jsonl"))
