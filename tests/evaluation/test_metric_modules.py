@@ -27,11 +27,13 @@ REFS = ["我爱天安门", "a cat sat on a mat", "很好", "房间干净，服�
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """The copies that `evaluate` makes of the scripts, away from the user's."""
+    """The copies that `evaluate` makes of the scripts: away from the user's, and found before."""
     folder = tmp_path_factory.mktemp("modules")
+    for name in [n for n in sys.modules if n.split(".")[0] == "evaluate_modules"]:
+        del sys.modules[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(folder))
-        patch.setattr("evaluate.loading.HF_MODULES_CACHE", str(folder), raising=False)
+        patch.syspath_prepend(str(folder))
         yield folder
 
 
