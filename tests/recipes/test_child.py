@@ -44,7 +44,7 @@ print(json.dumps(codes))
 """
 
 
-@pytest.fixture(params=["fork", "interpreter"])
+@pytest.fixture(params=[pytest.param("fork", marks=pytest.mark.slow), "interpreter"])
 def stages(request, tmp_path):
     """Run the stage above in children of one parent: [(exit code, what it saw)]."""
     if request.param == "fork" and (sys.platform != "linux" or child.has_accelerator()):

@@ -67,6 +67,7 @@ def test_every_dpo_loss_was_tried():
     assert set(typing.get_args(DPO_LOSSES)) == {*AT_START, "simpo", "cpo", "exo"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sft", "dpo"])
 def test_what_must_not_change_the_numbers(place, recipe):
     """Recomputed activations, cut micro-batches, plain rows, the cached reference."""

@@ -159,6 +159,7 @@ def test_a_stage_that_cannot_be_built_is_the_users_to_correct(place, capfd):
     assert "cannot be built; see the message above" in error
 
 
+@pytest.mark.slow
 def test_a_script_from_another_folder(tmp_path):
     """Paths in the file are the file's, paths on the command line the user's."""
     model = rr.tiny_model(tmp_path / "models" / "base")

@@ -104,8 +104,8 @@ def batches_of(monkeypatch, n):
     [
         {},
         {"ties": "drop", "suspects": "drop", "aggregate": "majority"},
-        {"aggregate": "per_annotator", "min_annotators": 2},
-        {"aggregate": "dawid_skene"},
+        pytest.param({"aggregate": "per_annotator", "min_annotators": 2}, marks=pytest.mark.slow),
+        pytest.param({"aggregate": "dawid_skene"}, marks=pytest.mark.slow),
     ],
     ids=["soft", "drop", "per_annotator", "dawid_skene"],
 )
@@ -128,7 +128,7 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path, inputs, monkeypa
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=40), batch=st.integers(1, 5))
 def test_every_row_is_accounted_for_in_batches(tmp_path, monkeypatch, rows, batch):

@@ -102,6 +102,7 @@ def test_a_folder_without_a_head_is_refused_as_without_a_policy(judge, tmp_path)
             ModelReward(copied, policy=policy)
 
 
+@pytest.mark.slow
 def test_ppo_takes_the_same_steps_and_saves_the_policys_adapter_alone(judge, tmp_path):
     steps = (*LORA, "--ppo.critic", "adapter", "--train.max_steps", 4, "--train.save_steps", 2)
     kept = {}

@@ -57,6 +57,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_run_in_parts_is_the_whole(tmp_path, case):
     in_parts("pretrain", tmp_path, 9, STOPS, *RESUMED[case])

@@ -46,6 +46,7 @@ def test_sft_learns(tmp_path, bits):
     assert held_out[-1] < held_out[0] - 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "bits"), [("sft", "4bit"), ("dpo", "8bit"), ("reward", "4bit"), ("ppo", "4bit")]
 )

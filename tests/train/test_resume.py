@@ -26,11 +26,13 @@ LORA = ("--policy.lora", "{r: 4}")
 METHODS = [
     pytest.param("pretrain", ("--pretrain.dropout", 0.1), id="pretrain-dropout"),
     pytest.param("sft", (), id="sft"),
-    pytest.param("sft", (*LORA, "--policy.lora.dropout", 0.1), id="sft-lora-dropout"),
+    pytest.param(
+        "sft", (*LORA, "--policy.lora.dropout", 0.1), id="sft-lora-dropout", marks=pytest.mark.slow
+    ),
     pytest.param("reward", (), id="reward"),
     pytest.param("dpo", (), id="dpo"),
-    pytest.param("dpo", LORA, id="dpo-lora"),
-    pytest.param("dpo", ("--policy.reference", "cached"), id="dpo-cached"),
+    pytest.param("dpo", LORA, id="dpo-lora", marks=pytest.mark.slow),
+    pytest.param("dpo", ("--policy.reference", "cached"), id="dpo-cached", marks=pytest.mark.slow),
     pytest.param("orpo", (), id="orpo"),
 ]
 # 26 or so examples, 4 a step: step 8 is in the second epoch.
@@ -87,6 +89,7 @@ PPO = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", PPO)
 def test_ppo_stops_at_every_kind_of_place(tmp_path, extra):
     # Two passes of two minibatches: after step 1 in a pass, after 2 between passes, after 4

@@ -54,7 +54,12 @@ def texts(groups: Sequence[dict]) -> tuple[list, list]:
 
 
 @pytest.mark.parametrize(
-    "extra", [(ENSEMBLE, ()), (BOTH, ()), ({"heads": 2}, LORA)], ids=["ensemble", "both", "lora"]
+    "extra",
+    [
+        pytest.param((ENSEMBLE, ()), id="ensemble"),
+        pytest.param((BOTH, ()), id="both", marks=pytest.mark.slow),
+        pytest.param(({"heads": 2}, LORA), id="lora", marks=pytest.mark.slow),
+    ],
 )
 def test_half_and_half_is_the_whole(tmp_path, few, extra):
     reward, words = extra
