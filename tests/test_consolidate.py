@@ -29,6 +29,7 @@ def same(a: Path, b: Path, kind=AutoModelForCausalLM) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "extra"), CASES)
 def test_the_last_checkpoint_is_final_and_an_earlier_one_is_not(method, extra, tmp_path, capsys):
     run = runs.train(method, tmp_path / "run", *STEPS, *extra)

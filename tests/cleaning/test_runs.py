@@ -278,6 +278,7 @@ def test_finished_units_are_not_read_again(corpus, tmp_path, monkeypatch):
     assert not (tmp_path / "o/.work").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_goes_on(tmp_path, workers):
     source = tmp_path / "in"

@@ -101,6 +101,7 @@ def test_symbols_are_one_token_and_control_symbols_special(kind):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "去酒店<工具>吧"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("fallback", [True, False])
 def test_ids_are_those_of_sentencepiece_on_10k_real_lines(kind, fallback):

@@ -127,6 +127,7 @@ def ranked(k):
     return group, pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["dpo", "reward"])
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_a_ranked_group_is_the_mean_of_its_pairs(place, tmp_path, recipe, k):

@@ -226,6 +226,7 @@ def test_metrics_are_read_by_prometheus_parser(made):
     assert [b.value for b in buckets] == sorted(b.value for b in buckets)
 
 
+@pytest.mark.slow
 def test_64_clients_with_50_requests_each(engine):
     numbers, wrong, seconds = count(), [], []
 

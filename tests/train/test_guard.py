@@ -141,6 +141,7 @@ def not_a_number(how):
     return not math.isfinite(how["factor"]) and "gradient" not in how
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [{"factor": math.nan}, {"factor": 1e3}, {"factor": math.nan, "gradient": True}],

@@ -68,6 +68,7 @@ def test_float64_steps_do_not_depend_on_the_cut(method, extra, cut):
     agree(whole, moved(method, cut, *extra, wide=True), 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["8x1", "budget"])
 @pytest.mark.parametrize(
     ("method", "extra"),

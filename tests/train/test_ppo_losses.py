@@ -222,6 +222,7 @@ def whole(tmp_path_factory):
     return tiny.gradient(folder, disturb=0.2, train=WHOLE, ppo=PPO)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CUTS)
 def test_item21_the_gradient_does_not_depend_on_how_a_step_is_cut(tmp_path, whole, name):
     found, made = tiny.gradient(tmp_path, disturb=0.2, ppo=PPO, **CUTS[name])

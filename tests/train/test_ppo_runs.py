@@ -120,6 +120,7 @@ def whole(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_steps_equal_half_the_steps_and_resume_bit_for_bit(tmp_path, whole, at):
     """Stops between passes, in the middle of one, and between updates."""

@@ -68,6 +68,7 @@ def test_a_run_in_parts_is_the_whole(tmp_path, case):
         assert [r["step"] for r in rows] == [s for s in range(1, 10) for _ in "ab"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", ["true", "false"])
 def test_a_mixture_in_parts_is_the_whole(tmp_path, corpora, streaming):
     extra = (*mixed_text(corpora), "--pretrain.streaming", streaming)
@@ -100,6 +101,7 @@ def test_a_masked_model_learns_and_loads(tmp_path):
 # Options of the Trainer that this stage must take
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [

@@ -36,6 +36,7 @@ def test_every_method_trains_on_four_bits(tmp_path, method):
         assert generate(["--model", str(run), "--prompt", "你好", "--max_new_tokens", "2"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_sft_learns(tmp_path, bits):
     base = runs.ROOT / "recipes" / "assets" / "demo_base"  # a random base has nothing to adapt

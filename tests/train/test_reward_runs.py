@@ -66,6 +66,7 @@ def test_half_and_half_is_the_whole(tmp_path, few, extra):
     in_parts("reward", tmp_path, 8, (4,), *rows.options(few, few, **reward), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", [ENSEMBLE, RATED, BOTH], ids=["ensemble", "rated", "both"])
 @pytest.mark.parametrize("cut", ["8x1", "budget"])
 def test_steps_do_not_depend_on_the_cut(few, cut, reward):

@@ -119,6 +119,7 @@ def test_where_nothing_can_be_written_there_is_no_folder(tmp_path, monkeypatch):
     assert token_cache.folder(config) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options"),
     [("sft", ()), ("dpo", ("--policy.reference", "cached")), ("reward", ()), ("orpo", ())],
