@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -63,12 +62,3 @@ def paired_change(after: Sequence[Sequence[float]], before: Sequence[Sequence[fl
         raise ValueError("the judge scored no prompt in both rounds")
     means = np.array([row[ok].mean() for row, ok in zip(gap[rows], known[rows], strict=True)])
     return bootstrap(means)
-
-
-def finished_rounds(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rounds from 0 on without a gap."""
-    by_number = {row.get("round"): row for row in rows}
-    found = []
-    while len(found) in by_number:
-        found.append(by_number[len(found)])
-    return found

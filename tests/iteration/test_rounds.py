@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from align.iteration.rounds import decide, finished_rounds, paired_change
+from align.iteration.rounds import decide, paired_change
 
 PROMPTS = [0.1, 0.4, 0.2, 0.8, 0.5, 0.6]
 
@@ -75,8 +75,3 @@ def test_scores_that_are_missing_are_left_out_on_both_sides():
     with pytest.raises(ValueError, match="scored no prompt in both rounds"):
         paired_change([[nan]], [[1.0]])
     assert not math.isnan(decide([before, after]).change.value)
-
-
-def test_rounds_without_a_gap():
-    rows = [{"round": 0}, {"round": 1}, {"round": 3}, {"other": 1}]
-    assert finished_rounds(rows) == [{"round": 0}, {"round": 1}]

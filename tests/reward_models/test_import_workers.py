@@ -127,8 +127,9 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path, inputs, monkeypa
         assert [name for name in made if made[name] != expected[name]] == []
 
 
+@pytest.mark.slow
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=40), batch=st.integers(1, 5))
 def test_every_row_is_accounted_for_in_batches(tmp_path, monkeypatch, rows, batch):
