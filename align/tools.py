@@ -33,7 +33,7 @@ MAINS = {
     "import_annotations": "reward_models.import_annotations",
     "evaluate_policy": "align.evaluation.evaluate_policy",
     "compare_runs": "align.evaluation.compare",
-    "export_model": "align.export",
+    "export_model": "align.export.command",
     "generate": "align.evaluation.generate",
     "red_team": "align.redteam.red_team",
     "canaries": "align.redteam.canaries",

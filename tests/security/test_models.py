@@ -199,7 +199,7 @@ def test_a_dry_run_runs_no_code_either(base, tmp_path, capsys):
 
 
 def test_the_converter_takes_a_pickle_and_writes_safetensors(base, tmp_path, capsys):
-    from align.export import main
+    from align.export.command import main
 
     folder, out = pickled(base, tmp_path / "m"), tmp_path / "out"
     with pytest.raises(UserError, match="--allow_pickle"):

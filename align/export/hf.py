@@ -7,17 +7,14 @@ its logits are compared with the source's before anything is called done.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from align.checkpoints import default_device, find_model, load_causal_lm, max_positions
 from align.config_errors import UserError
-from align.model_safety import add_options, allow_as_asked
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOLERANCE = 1e-5
@@ -205,38 +202,3 @@ def _replace(staging: Path, output: Path) -> None:
         os.replace(output, old)
     os.replace(staging, output)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Command line of recipes/export_model.py."""
-    p = argparse.ArgumentParser(
-        prog="export_model.py", description="Merge, cast and write a model that servers read."
-    )
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="run directory, model folder or LoRA adapter")
-    source.add_argument("--checkpoint", help="checkpoint-N of a run, whatever it was launched with")
-    p.add_argument("--output", required=True, help="folder to write")
-    p.add_argument("--dtype", choices=DTYPES, help="default: as stored")
-    p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
-    p.add_argument("--overwrite", action="store_true", help="replace a non-empty output")
-    add_options(p)
-    return p
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Export from the command line; 0 when done. UserError is left to the caller."""
-    args = parser().parse_args(argv)
-    allow_as_asked(args)
-    make = export if args.checkpoint is None else export_checkpoint
-    report = make(
-        args.checkpoint or args.model, args.output, dtype=args.dtype, overwrite=args.overwrite,
-        chat_template=args.chat_template,
-    )  # fmt: skip
-    if "parameters" not in report:
-        print(f"{args.output}: a reward model without a contract, {report['dtype']}")
-        return 0
-    print(
-        f"{args.output}: {report['parameters']:,} parameters, {report['dtype']}, stop ids "
-        f"{report['stop_ids']}, largest logit difference {report['max_logit_difference']:.1e}"
-    )
-    return 0

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-sys.path.insert(0, str(Path(__file__).parent / "train"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 import small_runs as runs
 
 from align.config import UserError
-from align.export import main
+from align.export.command import main
 
 STEPS = ("--train.save_steps", 2, "--train.max_steps", 4, *runs.CONSTANT)
 LORA = ("--policy.lora", "{r: 4}")

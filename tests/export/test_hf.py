@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 import eval_models as tiny
 
-from align import export as ex
 from align.config import UserError
+from align.export import hf as ex
+from align.export.command import main
 
 IDS = torch.tensor([[5, 9, 33, 101, 7]])
 
@@ -34,7 +35,7 @@ def test_export_of_a_run_directory(run, tmp_path, capsys):
     from transformers import AutoTokenizer, GenerationConfig
 
     out = tmp_path / "out"
-    assert ex.main(["--model", str(run), "--output", str(out)]) == 0
+    assert main(["--model", str(run), "--output", str(out)]) == 0
     assert torch.equal(logits(out), logits(run / "final"))
     tok = AutoTokenizer.from_pretrained(out)
     assert tok.chat_template

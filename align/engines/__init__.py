@@ -1,0 +1,1 @@
+"""Inference engines that are not ours: where they are installed, how they start and stop."""

@@ -1,0 +1,146 @@
+"""A server as a child process: started with a log, waited for until it answers, stopped for sure.
+
+The child leads a process group of its own, because engines start workers that outlive a plain
+kill of their parent. No torch.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+from align.config_errors import Failed
+
+POLL_S = 0.2
+TAIL = 2000  # characters of the log that an error shows
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What starts a server. url: http://host:port. health: path that answers 200 once it serves.
+
+    env: variables added to those of this process. log: file that stdout and stderr go to; it is
+    appended to.
+    """
+
+    name: str
+    command: Sequence[str]
+    url: str
+    log: Path
+    health: str = "/health"
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server:
+    """A running server process.
+
+    Use `start`, then `wait` until it answers; as a context manager it is stopped at the end.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        """Start the process; nothing is waited for."""
+        self.launch = launch
+        launch.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log: TextIO = launch.log.open("a", encoding="utf-8")
+        self._from = self._log.tell()
+        try:
+            self.process = subprocess.Popen(
+                list(launch.command),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **launch.env},
+                start_new_session=True,
+            )
+        except BaseException:
+            self._log.close()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """http://host:port."""
+        return self.launch.url
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def healthy(self) -> bool:
+        """Whether it answers its health path with 200 now."""
+        return answers(self.url + self.launch.health)
+
+    def wait(self, timeout_s: float = 600.0, told: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it serves; False where `told` said to give up.
+
+        Failed, with the end of the log, when the process ends first or the time is over.
+        """
+        end = time.monotonic() + timeout_s
+        while not self.healthy():
+            if not self.alive():
+                code = self.process.returncode
+                raise Failed(f"{self.launch.name} ended with code {code}. {self._last_words()}")
+            if time.monotonic() > end:
+                raise Failed(
+                    f"{self.launch.name} did not answer at {self.url} in {timeout_s:g} s. "
+                    + self._last_words()
+                )
+            if told():
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def stop(self, grace_s: float = 15.0) -> int | None:
+        """End the process and its children: SIGTERM, after grace_s SIGKILL. Returns its code."""
+        if self.alive():
+            self._signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(grace_s)
+        self._signal(signal.SIGKILL)  # workers that their parent left behind
+        self._log.close()
+        return self.process.wait()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # all of them have ended
+            os.killpg(self.process.pid, number)
+
+    def _last_words(self) -> str:
+        with self.launch.log.open("rb") as stream:
+            stream.seek(self._from)
+            text = stream.read().decode("utf-8", "replace").strip()
+        return f"The end of {self.launch.log}:\n{text[-TAIL:]}"
+
+
+def answers(url: str, timeout: float = 2.0) -> bool:
+    """Whether a GET of url is answered with 200."""
+    parts = urlsplit(url)
+    link = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+    try:
+        link.request("GET", parts.path or "/")
+        return link.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        link.close()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

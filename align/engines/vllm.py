@@ -1,0 +1,51 @@
+"""How vLLM's OpenAI-compatible server is started; `align.engines.process` runs it. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from align.config_errors import UserError
+from align.engines.process import Launch
+from align.engines.venvs import find_python
+
+MODULE = "vllm.entrypoints.openai.api_server"
+
+
+def interpreter(given: str | None, field: str) -> str:
+    """The python that has vLLM: the given one, its own environment's, or this one."""
+    if given is not None:
+        if not Path(given).exists():
+            raise UserError(field, given, "does not exist", "Give the bin/python of vLLM's venv")
+        return given
+    own = find_python("vllm")
+    if own is not None:
+        return str(own)
+    if find_spec("vllm") is not None:
+        return sys.executable
+    raise UserError(
+        field, given, "is needed: vLLM is neither here nor in an environment of its own",
+        "Make one: python recipes/setup_engine.py vllm, or give the bin/python of one",
+    )  # fmt: skip
+
+
+def launch(
+    model: str | Path,
+    *,
+    python: str,
+    log: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    cpu: bool = True,
+) -> Launch:
+    """Launch of `model` under its folder's name; options: further words of vLLM's command line."""
+    words = [python, "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
+    added = dict(env or {})
+    if cpu:
+        words += ["--dtype", "float32", "--enforce-eager"]
+        added = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} | added
+    return Launch("vLLM", [*words, *options], f"http://{host}:{port}", log, "/health", added)

@@ -1,0 +1,1 @@
+"""What stands between users and a served model: checks, logs, drift."""
