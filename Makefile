@@ -21,7 +21,7 @@ FULL := --demo.root runs/demo-full --per_method.pretrain.policy.path null \
 SLOW := slow or distributed or parity or learning or faults
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-full demo-short test test-slow test-distributed test-faults test-nightly lint docs bench bench-full clean
+.PHONY: help venv demo demo-full demo-short test test-slow test-distributed test-faults test-engines test-nightly lint docs bench bench-full clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,17 +55,22 @@ demo-short: $(STAMP)  ## every stage at smoke size in a temporary folder, checke
 	  $(OFFLINE) $(PY) recipes/demo.py --config recipes/configs/smoke.yaml --demo.root "$$root"
 
 test: $(STAMP)  ## the fast tests
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW) or nightly)"
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ($(SLOW) or engines or nightly)"
 
 test-slow: $(STAMP) compiler  ## several processes, faults, parity with trl, learning: the marked tests
-	failed=0; $(PYTEST) -n $(WORKERS) --dist loadfile -m "($(SLOW)) and not (distributed or nightly)" || failed=1; \
-	$(PYTEST) -m "distributed and not nightly" || failed=1; exit $$failed
+	failed=0; $(PYTEST) -n $(WORKERS) --dist loadfile -m "($(SLOW)) and not (distributed or engines or nightly)" || failed=1; \
+	$(PYTEST) -m "distributed and not (engines or nightly)" || failed=1; exit $$failed
 
 test-distributed: $(STAMP) compiler  ## the matrix of launches and recipes: rewrites the table of docs/scaling.md
 	ALIGN_TABLES=write $(PYTEST) -m distributed
 
 test-faults: $(STAMP) compiler  ## kills, full disks, lost ranks: rewrites the table of docs/reliability.md
-	ALIGN_TABLES=write $(PYTEST) -m "faults and not nightly"
+	ALIGN_TABLES=write $(PYTEST) -m "faults and not (engines or nightly)"
+
+ENGINES ?= vllm llama.cpp llmcompressor
+test-engines: $(STAMP)  ## servers and quantisers in environments of their own, which are made first: ENGINES="vllm …"
+	$(PY) recipes/setup_engine.py $(ENGINES)
+	$(PYTEST) -m "engines and not nightly"
 
 test-nightly: $(STAMP) compiler  ## the same at length: 50 kills, 100,000 fuzzed inputs, 500 updates of PPO
 	$(PYTEST) --timeout 14400 -m nightly
