@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_the_weighted_loss_by_hand() -> None:
     # r = 1.5, 1.5, ½, ½ and A = ±2: −2.4, 3, −1 and 1.6 (test_losses.py), dual clip 1.25·2
     ratios = f64(1.5, 1.5, 0.5, 0.5).log()
     advantages, weights = f64(2, -2, 2, -2), f64(0.5, 2, 1, 0)
-    options = {"clip_range": 0.2, "dual_clip": 1.25}
+    options: dict[str, Any] = {"clip_range": 0.2, "dual_clip": 1.25}
     plain, before = ppo_policy(ratios, torch.zeros(4).double(), advantages, **options)
     loss, stats = ppo_policy(
         ratios, torch.zeros(4).double(), advantages, importance=weights, **options
