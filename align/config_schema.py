@@ -216,6 +216,16 @@ class Rollout:
     gather_chunk_mb: int = key(
         512, "MiB of sharded weights gathered at once for sampling (ZeRO-3, FSDP2)", ge=1
     )
+    async_: int = key(
+        0, "1: sample the next rollout while this one is optimised, one update off", ge=0, le=1
+    )
+    importance: Literal["auto", "truncated", "off"] = key(
+        "auto", "weights for tokens that other weights drew; auto: stale, or above importance_gap"
+    )
+    importance_cap: float = key(2.0, "largest weight of a token", ge=1)
+    importance_gap: float = key(
+        0.01, "auto: mean |log-prob of sampler − trainer| from which it corrects, nats", ge=0
+    )
 
 
 @dataclass
