@@ -99,18 +99,18 @@ def _stage(run: Path, manifest: dict[str, Any]) -> str:
         parts.append("The run had not finished.")
     settings = facts.settings(run, method)
     if settings:
-        parts.append(_table(("setting", "value"), settings.items()))
+        parts.append(table(("setting", "value"), settings.items()))
     data = facts.data(run, manifest)
     if data:
         head = ("data", "file", "records used", "dropped", "fingerprint")
         rows = [(d["key"], d["name"], d["used"], d["dropped"], d["sha256"]) for d in data]
-        parts.append(_table(head, rows))
+        parts.append(table(head, rows))
     for reward in facts.rewards(run, manifest):
         parts.append(_reward(reward))
     figures = facts.closing(run, manifest)
     if figures:
         rows = [(k, number(v)) for k, v in sorted(figures.items())]
-        parts.append("Closing figures (`eval_`: on held-out data):\n\n" + _table(
+        parts.append("Closing figures (`eval_`: on held-out data):\n\n" + table(
             ("metric", "value"), rows))  # fmt: skip
     versions = manifest.get("versions") or {}
     shown = [f"{k} {versions[k]}" for k in ("align", "torch", "transformers", "peft") if
@@ -128,7 +128,7 @@ def _reward(reward: dict[str, Any]) -> str:
     contract = {k: reward["contract"][k] for k in CONTRACT if k in reward["contract"]}
     if not contract:
         return said
-    return f"{said} Its contract:\n\n{_table(('field', 'value'), contract.items())}"
+    return f"{said} Its contract:\n\n{table(('field', 'value'), contract.items())}"
 
 
 def _chat(folder: Path, report: dict[str, Any]) -> str:
@@ -185,7 +185,7 @@ def _evaluation(result: dict[str, Any], parts: list[str]) -> str:
         mean = value.get("mean") if isinstance(value, dict) else value
         rows += [(name, number(float(mean)))] if isinstance(mean, int | float) else []
     text = f"## Evaluation\n\nMeasured: {', '.join(parts)}."
-    return f"{text}\n\n{_table(('figure', 'value'), rows)}" if rows else text
+    return f"{text}\n\n{table(('figure', 'value'), rows)}" if rows else text
 
 
 def _languages(run: Path | None) -> list[str]:
@@ -197,7 +197,7 @@ def _languages(run: Path | None) -> list[str]:
     return [code for code in ("zh", "en") if code in seen or "mixed" in seen]
 
 
-def _table(head: Sequence[str], rows: Any) -> str:
+def table(head: Sequence[str], rows: Any) -> str:
     """A Markdown table; what is not known is a dash."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:

@@ -138,7 +138,7 @@ def _write(name: str, model: Path, output: Path, args: argparse.Namespace) -> di
 
         return export_adapter(
             args.model, output, base=args.base, overwrite=args.overwrite, license=args.license,
-            language=args.language, chat_template=args.chat_template,
+            language=args.language, chat_template=args.chat_template, parity=args.parity,
         )  # fmt: skip
     from align.export.quantised import export_quantised
 
@@ -176,7 +176,7 @@ def _adapters(args: argparse.Namespace) -> int:
 
     report = export_adapters(
         args.adapters, args.output, base=args.base, overwrite=args.overwrite, license=args.license,
-        language=args.language,
+        language=args.language, parity=args.parity,
     )  # fmt: skip
     _say(Path(args.output), report)
     return 0

@@ -38,7 +38,7 @@ def help_text() -> str:
 def run_of(path: str | Path) -> Path | None:
     """The run directory that a model, its adapter or a checkpoint lies in; None for none."""
     path = Path(path)
-    inner = path.name in ("final", "base") or path.name.startswith("checkpoint-")
+    inner = path.name == "final" or path.name.startswith("checkpoint-")
     if path.name == "adapter" and path.parent.name == "final":
         return path.parent.parent
     if inner:
