@@ -33,6 +33,7 @@ MAINS = {
     "import_annotations": "reward_models.import_annotations",
     "evaluate_policy": "align.evaluation.evaluate_policy",
     "compare_runs": "align.evaluation.compare",
+    "check_server": "align.serving.check_server",
     "export_model": "align.export.command",
     "generate": "align.evaluation.generate",
     "red_team": "align.redteam.red_team",
