@@ -1,4 +1,4 @@
-"""Sampling ahead and weighted tokens in two processes: the steps of one, sharded or not, resumed."""
+"""Sampling ahead, and weights of tokens, in two processes: the steps of one, sharded, resumed."""
 
 from __future__ import annotations
 
