@@ -22,6 +22,7 @@ from align.config import StopRequested, UserError, load_config
 from align.config_errors import Failed
 from align.config_parse import names_of
 from align.config_schema import Rollout
+from align.report import verdict
 from align.report.glossary import GROUPS
 from align.train import prefetch
 from align.train.prefetch import Drawn
@@ -164,6 +165,15 @@ def test_stale_samples_are_weighted_and_fresh_ones_are_not(whole):
     for name in ("staleness", "importance/mean", "importance/max", "importance/clipped"):
         assert f"`{name}`" in documented
         assert any(name in section for section in GROUPS.values())
+
+
+def test_the_reports_verdict_does_not_take_age_for_a_wrong_sampler():
+    curves = {"score/mean": [(0.0, 0.0), (1.0, 1.0)], "sampler_gap": [(0.0, 1e-6), (1.0, 0.1)]}
+    said = [text for _, text in verdict.judge("ppo", curves).findings]
+    assert any("sampler_gap" in text for text in said)
+    curves["staleness"] = [(0.0, 0.0), (1.0, 1.0)]
+    said = [text for _, text in verdict.judge("ppo", curves).findings]
+    assert not any("sampler_gap" in text for text in said)
 
 
 def test_a_thread_and_the_model_itself_make_the_same_run(whole, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from align import config_schema as schema
+from align.config_key import name_of
 
 TESTS = Path(__file__).resolve().parents[1]
 PAGE = (TESTS.parent / "docs" / "ppo.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ def keys(section: type, prefix: str = ""):
         if is_dataclass(made):
             yield from keys(type(made), f"{field.name}.")
         else:
-            yield prefix + field.name, made
+            yield prefix + name_of(field), made
 
 
 @pytest.mark.parametrize("section", [schema.Ppo, schema.Rollout])

@@ -23,8 +23,9 @@ NEAR = TRAINER + torch.tensor([0.006, 0.0, -0.006])  # a mean of 0.004
 WEIGHTS = [1.0, 2.0, math.exp(-1)]  # e is cut to the cap of 2
 
 
-def decided(sampled, mode: Any = "auto", staleness=0, elsewhere=True, reduce=lambda x: x, **options):
-    settings = Rollout(importance=mode, **options)
+def decided(sampled, mode="auto", staleness=0, elsewhere=True, reduce=lambda x: x, **options):
+    given: Any = {"importance": mode, **options}
+    settings = Rollout(**given)
     return correct(
         settings, TRAINER, sampled, staleness=staleness, elsewhere=elsewhere, reduce=reduce
     )

@@ -54,7 +54,7 @@ def probed(folder: Path, rollout: Path):
     probe = str(Path(__file__).with_name("ppo_probe.py"))
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
              "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-             probe, str(folder / "config.yaml"), str(rollout), str(folder / "grads.pt")]  # fmt: skip
+             probe, *map(str, (folder / "config.yaml", rollout, folder / "grads.pt"))]  # fmt: skip
     run = subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
     )
@@ -116,7 +116,8 @@ def launched(folder: Path, name: str, *more: str) -> list[dict]:
     words = [sys.executable, "-m", "accelerate.commands.launch",
              "--config_file", f"ds_configs/accelerate_{name}.yaml", "recipes/ppo.py",
              "--config", "recipes/configs/smoke.yaml", "--demo.root", str(folder),
-             "--train.max_tokens_per_batch", "60", "--ppo.score_at", "after_eos", *more]  # fmt: skip
+             "--train.max_tokens_per_batch", "60", "--ppo.score_at", "after_eos",
+             *more]  # fmt: skip
     run = subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
     )
