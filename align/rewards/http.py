@@ -20,7 +20,7 @@ from align.config_errors import UserError
 from align.config_files import check_url
 from align.records import Message
 from align.rewards.base import RewardError, checked
-from align.rewards.http_link import (
+from align.http_link import (
     Answer,
     Links,
     address,
