@@ -310,7 +310,10 @@ def train(config: Config) -> dict[str, float]:
             if trainer.ema:
                 policy.save(final.with_name("final-ema"), state | trainer.ema.shadow)
 
-    return run_training(trainer, config, save=save)
+    try:
+        return run_training(trainer, config, save=save)
+    finally:
+        trainer.collector.close()
 
 
 def batch_arguments(config: Config) -> dict[str, Any]:

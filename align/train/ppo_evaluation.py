@@ -14,6 +14,7 @@ from align.evaluation.metrics import pass_at_k, tries, worst_cases
 from align.evaluation.sampling import prompt_seed
 from align.groups import TokenGroup
 from align.records import messages_json
+from align.rollout import Sampler
 from align.train.batches import FILLER, eval_parts
 from align.train.halt import agreed
 from align.train.samples import append_samples
@@ -33,8 +34,11 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     equals it, and below that (greedy) the log-ratio of what the policy would say first.
     """
     args = trainer.args
-    with trainer.collector.whole() as lm:  # gathered once for all parts
-        rows = _rows(trainer, lm)
+    collector = trainer.collector
+    collector.sync(trainer.position.update)
+    # Opened once for all parts: sharded weights are gathered for it.
+    with collector.engine.sampling(temperature=trainer.settings.eval.temperature) as sampler:
+        rows = _rows(trainer, sampler)
     everything = [row for ranked in gather_objects(rows) for row in ranked]
     if rank() == 0:
         file = Path(str(args.output_dir)) / "samples.jsonl"
@@ -54,10 +58,9 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     }
 
 
-def _rows(trainer: PpoTrainer, lm: Any) -> list[dict[str, Any]]:
-    """This rank's samples of the whole model lm, one row each."""
+def _rows(trainer: PpoTrainer, sampler: Sampler) -> list[dict[str, Any]]:
+    """This rank's samples, one row each."""
     args, collector = trainer.args, trainer.collector
-    temperature = trainer.settings.eval.temperature
     rows: list[dict[str, Any]] = []
     parts = eval_parts(
         len(trainer.eval_prompts), args.per_device_eval_batch_size,
@@ -69,7 +72,7 @@ def _rows(trainer: PpoTrainer, lm: Any) -> list[dict[str, Any]]:
         chosen = [trainer.eval_prompts[i] for i in places]
         # The prompt's own, so that neither the rank nor the batch decides what is drawn.
         seeds = [prompt_seed(seed + s, i) for i in places for s in range(n)]
-        samples = collector.sample(chosen, seeds, lm, n=n, temperature=temperature)
+        samples = agreed(partial(sampler.sample, [p.ids for p in chosen], n, seeds))
         scores = agreed(partial(collector.score, chosen, samples, n)).tolist()
         groups = [
             TokenGroup(p.ids, samples.completions[k * n : (k + 1) * n])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,12 @@ from align.distributed import in_parts, max_over_ranks, sum_over_ranks
 from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
-from align.rollout import Samples, make_sampler, rank_seed
+from align.rollout import Samples, rank_seed
 from align.train.batches import piece_indices
 from align.train.halt import agreed, told_to_stop
 from align.train.meter import Stats
+from align.train.rollout_engines import RolloutEngine, make_engine
 from align.train.rollout_parts import attach, chunks, in_order
-from align.whole import whole_lm
 
 if TYPE_CHECKING:
     from align.config import Config
@@ -101,6 +100,7 @@ class Collector:
         self.seed = config.train.args.get("seed", 42)
         self.shaper = ScoreShaper.from_config(self.ppo)
         self.tokens = 0.0  # of the last rollout's completions, all ranks
+        self._engine: RolloutEngine | None = None
         self.kl: adv.FixedKL = adv.FixedKL(self.ppo.kl_coef)
         if self.ppo.kl_target is not None:
             self.kl = adv.AdaptiveKL(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
@@ -117,6 +117,7 @@ class Collector:
         start = time.monotonic()
         told = partial(told_to_stop, self.trainer)
         seed = rank_seed(self.seed + update, args.process_index)
+        self.sync(update)
         # Until both are there on all ranks nothing that a checkpoint holds has changed.
         samples = agreed(lambda: self.sample(mine, seed, interrupted=told), told)
         sampled = time.monotonic()
@@ -134,27 +135,29 @@ class Collector:
         self.trainer.clock.rollout_made(self.tokens, end - start)
         return Rollout(update, groups)
 
-    def sample(
-        self,
-        prompts: Sequence[PromptItem],
-        seed: int | Sequence[int],
-        lm: Any = None,
-        **overrides: Any,
-    ) -> Samples:
-        """N completions of each prompt from the current policy; lm: what `whole` gave, if open."""
-        trainer, n = self.trainer, overrides.pop("n", self.rollout.n)
-        options = {"want_logps": True, **overrides}
-        with self.whole() if lm is None else nullcontext(lm) as lm:
-            sampler = make_sampler(self.rollout, lm, trainer.policy.tokenizer, **options)
-            # The wrapper's forward casts (bf16), and what samples goes around it.
-            with trainer.accelerator.autocast():
-                return sampler.sample([p.ids for p in prompts], n, seed)
+    @property
+    def engine(self) -> RolloutEngine:
+        """What samples, made when it is first asked for; every rank must ask."""
+        if self._engine is None:
+            self._engine = agreed(partial(make_engine, self.trainer))
+        return self._engine
 
-    def whole(self) -> AbstractContextManager[Any]:
-        """The policy's LM for sampling; weights in parts are gathered once for the whole block."""
-        trainer = self.trainer
-        chunk = self.rollout.gather_chunk_mb
-        return whole_lm(trainer.policy.module.lm, trainer.args.device, chunk)
+    def sync(self, update: int) -> None:
+        """Let the engine sample from the current weights, which are those of `update`."""
+        engine = self.engine
+        agreed(partial(engine.sync, update))
+
+    def close(self) -> None:
+        """Stop the engine, where one was made."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def sample(
+        self, prompts: Sequence[PromptItem], seed: int | Sequence[int], **overrides: Any
+    ) -> Samples:
+        """N completions of each prompt from the engine."""
+        with self.engine.sampling(**overrides) as sampler:
+            return sampler.sample([p.ids for p in prompts], self.rollout.n, seed)
 
     def score(self, prompts: Sequence[PromptItem], samples: Samples, n: int) -> Tensor:
         """Raw scores (C,), float32 on the CPU."""

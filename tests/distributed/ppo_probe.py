@@ -19,12 +19,12 @@ def main(skew: bool, argv: list[str]) -> int:
     launch_env.set_defaults()
     from align import whole
     from align.rollout.hf import HFSampler
-    from align.train.rollouts import Collector
+    from align.train.rollout_engines import HFEngine
 
     seen: dict = {"gathers": [], "fills": 0, "samples": 0, "shards": {}}
     names: dict[int, str] = {}
     gathered, fill = whole.gathered, whole.fill
-    sample, opened = HFSampler.sample, Collector.whole
+    sample, opened = HFSampler.sample, HFEngine.sampling
 
     @contextmanager
     def watched(parameters):
@@ -47,7 +47,7 @@ def main(skew: bool, argv: list[str]) -> int:
             time.sleep(0.5)
         return found
 
-    def noted(self):
+    def noted(self, **overrides):
         module = self.trainer.policy.module
         names.update({id(p): name for name, p in module.named_parameters()})
         seen["shards"] = {}
@@ -55,10 +55,10 @@ def main(skew: bool, argv: list[str]) -> int:
             part = seen["shards"].setdefault(name.split(".")[0], [0, 0])
             part[0] += p.numel()
             part[1] += getattr(p, "ds_numel", p.numel())
-        return opened(self)
+        return opened(self, **overrides)
 
     whole.gathered, whole.fill, HFSampler.sample = watched, counted, skewed
-    Collector.whole = noted
+    HFEngine.sampling = noted
     code = run("ppo", argv)
     print("PROBE " + json.dumps({"rank": launch_env.rank(), **seen}) + "\n", flush=True)
     return code
