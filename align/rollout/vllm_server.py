@@ -150,7 +150,8 @@ class Managed:
                 self._give_up(f"{why}{times}" + (" (rollout.server.restarts)" if times else ""))
                 return
             self.restarts += 1
-            print(f"[align] {why.split(chr(10))[0]} Restart {self.restarts} of "
+            ended = why.split(". ")[0]
+            print(f"[align] {ended}, see {self.log}. Restart {self.restarts} of "
                   f"{self.settings.restarts}", flush=True)  # fmt: skip
             try:
                 if self._start(self._closing.is_set):

@@ -105,7 +105,7 @@ class VllmEngine:
             lambda: (url or self._managed.url, self._found, uuid.uuid4().hex[:8])
         )
         self._found = found
-        self.push.named(found.model, stem, there=url is not None)
+        self.push.named(found.model, stem, url=address)
         self.served = Served(self._http(address), found.model, found.positions)
         if self.server is not None:
             self.engine = self.server

@@ -50,14 +50,14 @@ class Reload:
         self.error = write_model(self.trainer, target, adapted=self.whole)
         self.current = target
 
-    def named(self, model: str, stem: str, *, there: bool) -> None:
-        """Told once: the model's name on the server, a word of this run, who started it."""
+    def named(self, model: str, stem: str, *, url: str) -> None:
+        """Told once: the model's name on the server, a word of this run, where the server is."""
         self.name = model
 
     def check(self) -> None:
         """Raise what kept the weights from being written."""
         if self.error is not None:
-            raise Failed(f"the weights could not be written to {self.current}: {self.error}")
+            raise Failed(f"the weights could not be pushed: {self.error}") from self.error
 
     def deliver(self, http: VllmHttp) -> None:
         """Let the server read what was written, and forget what it computed before."""
@@ -87,7 +87,7 @@ class Adapter(Reload):
         super().__init__(trainer, folder)
         self._has_base, self._stem, self._loaded = False, "", ""
 
-    def named(self, model: str, stem: str, *, there: bool) -> None:
+    def named(self, model: str, stem: str, *, url: str) -> None:
         """The base has a name, and adapters of another run may be on the server too."""
         self._has_base, self._stem = True, stem
 
