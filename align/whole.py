@@ -145,4 +145,3 @@ def _below(module: Any, own: str) -> Tensor:
 
 def _adapted(module: Any) -> bool:
     return hasattr(module, "get_delta_weight")
-

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,9 +19,9 @@ from align.config_errors import Failed
 from align.engines.process import Server, free_port
 from align.engines.vllm import interpreter, launch
 from align.files import write_atomic
-from align.rollout.base import Interrupted
+from align.rollout.base import Interrupted, Sampler, Samples
 from align.rollout.vllm import Served
-from align.rollout.vllm_http import VllmHttp
+from align.rollout.vllm_http import EngineDown, VllmHttp
 
 if TYPE_CHECKING:
     from align.config_rollout import RolloutServer
@@ -37,6 +38,10 @@ class Engine(Protocol):
 
     def mark(self) -> int:
         """Number of this start of the server; read before a request that may fail."""
+        ...
+
+    def answered(self) -> None:
+        """Told after each sample."""
         ...
 
     def recover(self, mark: int, error: Exception, told: Callable[[], bool]) -> None:
@@ -80,6 +85,7 @@ class Managed:
         self.gave_up: str | None = None
         self._server: Server | None = None
         self._starts, self._ready, self._closing = 0, False, threading.Event()
+        self._answered = False  # since its last start
         self._thread = threading.Thread(target=self._look_after, name="align-engine", daemon=True)
 
     def start(self, model: Path, told: Callable[[], bool] = lambda: False) -> None:
@@ -95,6 +101,10 @@ class Managed:
     def mark(self) -> int:
         """Number of this start."""
         return self._starts
+
+    def answered(self) -> None:
+        """Note that it has sampled: it can, and to start it again is worth it."""
+        self._answered = True
 
     def recover(self, mark: int, error: Exception, told: Callable[[], bool]) -> None:
         """Wait for the start after `mark`; one that neither answers nor ends is ended."""
@@ -133,7 +143,7 @@ class Managed:
         if not served:
             self._server.stop()
             return False
-        self._starts, self._ready = self._starts + 1, True
+        self._starts, self._ready, self._answered = self._starts + 1, True, False
         return True
 
     def _look_after(self) -> None:
@@ -145,9 +155,8 @@ class Managed:
             self._ready = False
             why = self._server.ended()
             self._server.stop()  # workers that it left
-            if self.restarts >= self.settings.restarts:
-                times = f" It was started again {self.restarts} times" if self.restarts else ""
-                self._give_up(f"{why}{times}" + (" (rollout.server.restarts)" if times else ""))
+            if self.restarts >= self.settings.restarts or not self._answered:
+                self._give_up(why)
                 return
             self.restarts += 1
             ended = why.split(". ")[0]
@@ -163,6 +172,10 @@ class Managed:
                 self._server.stop()  # one that came back without its weights is no use
 
     def _give_up(self, why: str) -> None:
+        if not self._answered:
+            why = f"{why}\nIt had not answered a single request, and would not on another start"
+        elif self.restarts:
+            why = f"{why}\nIt was started again {self.restarts} times (rollout.server.restarts)"
         if self.notes is not None:
             with suppress(OSError):
                 write_atomic(self.notes / GAVE_UP, why)
@@ -181,6 +194,9 @@ class Followed:
     def mark(self) -> int:
         """Not known here."""
         return 0
+
+    def answered(self) -> None:
+        """Of no use here."""
 
     def recover(self, mark: int, error: Exception, told: Callable[[], bool]) -> None:
         """Wait until it serves again, or rank 0 has given up."""
@@ -205,11 +221,34 @@ class Foreign:
         """It has one start."""
         return 0
 
+    def answered(self) -> None:
+        """Of no use here."""
+
     def recover(self, mark: int, error: Exception, told: Callable[[], bool]) -> None:
         """Not ours to start again."""
         raise Failed(
             f"{error}. The run did not start it (rollout.server.url): start it again and resume"
         ) from error
+
+
+@dataclass
+class Lasting:
+    """A sampler that asks again where the server died and came back."""
+
+    inner: Sampler
+    engine: Engine
+    told: Callable[[], bool]
+
+    def sample(self, prompts: list[list[int]], n: int, seed: int | Sequence[int]) -> Samples:
+        """As the sampler; the same seeds give the same samples the second time."""
+        while True:
+            mark = self.engine.mark()
+            try:
+                found = self.inner.sample(prompts, n, seed)
+                self.engine.answered()
+                return found
+            except EngineDown as error:
+                self.engine.recover(mark, error, self.told)
 
 
 def serves(http: VllmHttp, model: str) -> bool:
@@ -218,23 +257,6 @@ def serves(http: VllmHttp, model: str) -> bool:
         return model in [m["id"] for m in http.ask("GET", "/v1/models")["data"]]
     except (Failed, KeyError, TypeError):
         return False
-
-
-@contextmanager
-def served_model(
-    settings: RolloutServer, model: Path, log: Path, words: Sequence[str] = (), *, cpu: bool = True
-) -> Iterator[Served]:
-    """A model folder on a server that lives inside the block, or on settings.url."""
-    if settings.url is not None:
-        http = VllmHttp(settings.url, settings.timeout_s)
-        yield described(http)
-        return
-    server = Managed(settings, log, words=words, cpu=cpu)
-    try:
-        server.start(model)
-        yield described(server.http)
-    finally:
-        server.close()
 
 
 def described(http: VllmHttp) -> Served:

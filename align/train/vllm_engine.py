@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from align.policy_module import base_model
 from align.rollout import Interrupted, Sampler, Samples, make_sampler
 from align.rollout.vllm import Served
 from align.rollout.vllm_http import EngineDown, VllmHttp
-from align.rollout.vllm_server import Engine, Followed, Foreign, Managed, serves
+from align.rollout.vllm_server import Engine, Followed, Foreign, Lasting, Managed, serves
 from align.train.halt import Halt, agreed, told_to_stop
 from align.train.vllm_check import Found, check_server, described, server_words
 from align.train.vllm_weights import Adapter, Reload, remove
@@ -85,7 +84,7 @@ class VllmEngine:
         fields = {"want_logps": True, "interrupted": self.told, **overrides}
         tokenizer = self.trainer.policy.tokenizer
         sampler = make_sampler(self.settings, self.served, tokenizer, **fields)
-        yield _Lasting(sampler, self.engine, fields["interrupted"] or (lambda: False))
+        yield Lasting(sampler, self.engine, fields["interrupted"] or (lambda: False))
 
     def close(self) -> None:
         """Stop the server that was started, and remove the weights that were written for it."""
@@ -205,29 +204,9 @@ class VllmEngine:
         return VllmHttp(url, self.settings.server.timeout_s)
 
 
-@dataclass
-class _Lasting:
-    """A sampler that asks again where the server died and came back."""
-
-    inner: Sampler
-    engine: Engine
-    told: Callable[[], bool]
-
-    def sample(self, prompts: list[list[int]], n: int, seed: int | Sequence[int]) -> Samples:
-        """As the sampler; the same seeds give the same samples the second time."""
-        while True:
-            mark = self.engine.mark()
-            try:
-                return self.inner.sample(prompts, n, seed)
-            except EngineDown as error:
-                self.engine.recover(mark, error, self.told)
-
-
 def _push_of(sync: str) -> Callable[..., Any]:
     if sync == "nccl":
         from align.train.vllm_nccl import Nccl
 
         return Nccl
     return Adapter if sync == "lora" else Reload
-
-

@@ -184,9 +184,8 @@ def main(words: list[str]) -> None:
     assert given["--generation-config"] == "vllm"
     dev = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
     lora = "--enable-lora" in words and "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in os.environ
-    stub = Stub(
-        given["--model"], given["--served-model-name"], int(given["--max-model-len"]), lora, dev
-    )
+    positions = int(given.get("--max-model-len", 96))
+    stub = Stub(given["--model"], given["--served-model-name"], positions, lora, dev)
     Quiet((given["--host"], int(given["--port"])), handler(stub)).serve_forever()
 
 
