@@ -7,6 +7,7 @@ renders the prompt, computes and stops as it should. After FORK two tokens are e
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def save_chain(folder: Path, *, export: bool = True) -> Path:
             parameter.zero_() if parameter.dim() == 2 else parameter.fill_(1.0)
         model.get_input_embeddings().weight[:, :size].fill_diagonal_(1.0)
         for way in paths(made):
-            for before, after in zip(way, way[1:], strict=False):
+            for before, after in pairwise(way):
                 # RMSNorm makes a unit vector √512 long.
                 model.lm_head.weight[after, before] = SHARP / 512**0.5
     plain = folder / "plain"

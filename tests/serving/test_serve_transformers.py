@@ -138,5 +138,3 @@ def test_a_key(model, tmp_path):
     for file in tmp_path.rglob("*"):
         if file.is_file() and not file.is_symlink() and file.suffix in (".txt", ".log"):
             assert "sesam" not in file.read_text()
-
-
