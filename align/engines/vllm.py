@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from align.config_errors import NO_VALUE, UserError
+from align.config_errors import UserError
 from align.engines.process import Launch, url_of
 from align.engines.venvs import find_python
 
 MODULE = "vllm.entrypoints.openai.api_server"
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes (0.32)
 
 
 def interpreter(given: str | None, field: str) -> str:
@@ -43,32 +42,16 @@ def launch(
     env: Mapping[str, str] | None = None,
     cpu: bool = True,
     name: str | None = None,
-    adapters: Sequence[tuple[str, str, int]] = (),
 ) -> Launch:
-    """Launch of `model` under `name`, by default its path, beside LoRAs under their own names.
+    """Launch of `model` under `name`, by default its path.
 
-    adapters: (name, path, rank). options: further words of vLLM's command line. Sampling defaults
-    come from the model's generation_config.json, the precision on a GPU from its config.json.
+    options: further words of vLLM's command line. Sampling defaults come from the model's
+    generation_config.json, the precision on a GPU from its config.json.
     """
     words = [python, "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
     words += [] if name is None else ["--served-model-name", name, "--generation-config", "auto"]
-    if adapters:
-        rank = fitting_rank(max(rank for _, _, rank in adapters))
-        words += ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules"]
-        words += [f"{adapter}={path}" for adapter, path, _ in adapters]
     added = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | dict(env or {})
     if cpu:
         words += ["--dtype", "float32", "--enforce-eager"]
         added = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} | added
     return Launch("vLLM", [*words, *options], url_of(host, port), log, "/health", added)
-
-
-def fitting_rank(rank: int) -> int:
-    """The smallest --max-lora-rank that holds a rank; UserError above the largest."""
-    fitting = next((r for r in RANKS if r >= rank), None)
-    if fitting is None:
-        raise UserError(
-            "model", NO_VALUE, f"has an adapter of rank {rank}, and vLLM takes up to {RANKS[-1]}",
-            "Export it merged: --to hf",
-        )  # fmt: skip
-    return fitting

@@ -46,7 +46,6 @@ def make_plan(
     if front or args.request_log:
         need_packages()
     host, port = ("127.0.0.1", free_port()) if front or args.request_log else address
-    length = [] if args.max_model_len is None else ["--max-model-len", str(args.max_model_len)]
     if engine == "transformers":
         launch = transformers_serve.launch(
             name=served.name, folder=logs / "engine", log=log, port=port, python=args.python,
@@ -55,8 +54,8 @@ def make_plan(
     elif engine == "vllm":
         launch = vllm.launch(
             served.path, python=vllm.interpreter(args.python, "python"), log=log, host=host,
-            port=port, options=[*length, *words], env={"VLLM_API_KEY": key} if key else None,
-            cpu=cpu, name=served.name, adapters=served.adapters,
+            port=port, options=[*_vllm_words(args, served), *words],
+            env={"VLLM_API_KEY": key} if key else None, cpu=cpu, name=served.name,
         )  # fmt: skip
     else:
         launch = llama_cpp.launch(
@@ -65,6 +64,15 @@ def make_plan(
             env={"LLAMA_API_KEY": key} if key else None,
         )  # fmt: skip
     return Plan(engine, served, launch, front, checks=engine == "transformers")
+
+
+def _vllm_words(args: argparse.Namespace, served: Served) -> list[str]:
+    words = [] if args.max_model_len is None else ["--max-model-len", str(args.max_model_len)]
+    if served.adapters:
+        from align.export.adapter_folder import serve_args
+
+        words += serve_args(served.adapters)
+    return words
 
 
 def need_packages() -> None:

@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = p.add_argument
     add("--model", required=True, help="folder of an export, or a .gguf file")
-    add("--engine", choices=("auto", *ENGINES), default="auto",
-        help="auto: llama.cpp for GGUF, vllm on a GPU where it is installed, else transformers")  # fmt: skip
+    auto = "auto: llama.cpp for GGUF, vllm on a GPU where it is installed, else transformers"
+    add("--engine", choices=("auto", *ENGINES), default="auto", help=auto)
     add("--host", default="127.0.0.1", help="address to listen on; default %(default)s")
     add("--port", type=whole(0, 65535), default=8000, help="0: any free one; default %(default)s")
     add("--python", help="bin/python of the engine's environment; default: where it is found")

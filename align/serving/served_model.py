@@ -107,13 +107,14 @@ def _whole(path: Path, name: str) -> Served:
 
 
 def _adapters(path: Path, name: str) -> Served:
-    from align.export.adapter_folder import read_adapters
+    from align.export.adapter_folder import read_adapters, read_base
 
-    base = path / "base"
+    adapters = read_adapters(path)
+    base = Path(read_base(path))
     if not (base / "config.json").is_file():
-        fix = "Export it again, with its base, or serve the base with -- --lora-modules NAME=PATH"
-        raise UserError("model", str(path), "has adapters but no base/config.json", fix)
-    return Served("adapters", base, name, adapters=tuple(read_adapters(path)))
+        fix = "Put it there, or export the adapters again with their base"
+        raise UserError("model", str(path), f"has adapters of {base}, which is no folder here", fix)
+    return Served("adapters", base, name, adapters=tuple((n, str(p), r) for n, p, r in adapters))
 
 
 def check_pair(served: Served, engine: str, given: str) -> None:

@@ -143,7 +143,9 @@ def test_the_wrong_engine_for_the_format(tmp_path):
 def test_engines_that_are_not_installed(tmp_path, monkeypatch):
     hf, gguf = export(tmp_path / "hf"), write(tmp_path / "q", "q4.gguf")
     monkeypatch.setenv(venvs.ENV, str(tmp_path / "none"))
-    monkeypatch.setattr(transformers_serve, "find_spec", lambda name: None if name == "openai" else 1)
+    monkeypatch.setattr(
+        transformers_serve, "find_spec", lambda name: None if name == "openai" else 1
+    )
     said = refusal("--model", str(hf), "--engine", "transformers")
     assert "needs openai, not installed here. Run: pip install 'align[serve]'" in said
     monkeypatch.setattr(vllm, "find_spec", lambda _: None)
@@ -257,15 +259,22 @@ def test_the_key_is_in_the_environment_alone(tmp_path, capsys, monkeypatch, ever
     assert words[words.index("--host") + 1] == "0.0.0.0"
 
 
-def test_adapters_are_served_by_name(tmp_path):
-    of = vllm.launch(
-        "base", python="python", log=tmp_path / "log", name="base", adapters=[
-            ("zh", "adapters/zh", 4), ("en", "adapters/en", 12)],
-    )  # fmt: skip
-    line = " ".join(of.command)
-    assert "--enable-lora --max-lora-rank 16 --lora-modules zh=adapters/zh en=adapters/en" in line
-    with pytest.raises(UserError, match="adapter of rank 1000, and vLLM takes up to 512"):
-        vllm.fitting_rank(1000)
+def test_adapters_are_served_by_name(tmp_path, capsys, everything_here):
+    folders = pytest.importorskip("align.export.adapter_folder")
+    folder = tmp_path / "several"
+    export(folder / "base")
+    for name in ("zh", "en"):
+        write(folder / name, adapter_config={})
+    folders.write_adapters(folder, "base", [("zh", "zh", 4), ("en", "en", 12)])
+    words = dry(capsys, "--model", str(folder))
+    assert words[words.index("--model") + 1] == str(folder / "base")
+    assert words[words.index("--max-lora-rank") + 1] == "16"
+    at = words.index("--lora-modules")
+    assert words[at + 1 : at + 3] == [f"zh={folder}/zh", f"en={folder}/en"]
+    said = refusal("--model", str(folder), "--engine", "transformers")
+    assert "serves no folder of adapters by name. Use --engine vllm" in said
+    (folder / "base" / "config.json").unlink()
+    assert "has adapters of base, which is no folder here" in refusal("--model", str(folder))
 
 
 def test_the_command_of_llama_cpp(tmp_path, capsys, everything_here):
