@@ -170,6 +170,11 @@ def answers(url: str, timeout: float = 2.0) -> bool:
         link.close()
 
 
+def url_of(host: str, port: int) -> str:
+    """http://host:port to ask a server that listens there; IPv6 addresses get brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nothing listens on at this moment."""
     with socket.socket() as probe:
