@@ -20,6 +20,7 @@ import yaml
 from align import config_checks, config_files, config_own_data, config_parse, config_pretrain
 from align import config_schema as schema
 from align.config_errors import NO_VALUE, StopRequested, UserError, nearest
+from align.config_key import name_of
 from align.config_secrets import check_secrets, check_texts
 from align.config_yaml import assign, parse_value, read_yaml
 
@@ -66,6 +67,9 @@ class Config:
         The method's own overlay is already in the sections; `per_method` holds the others.
         """
         out = dataclasses.asdict(self)
+        for name, section in schema.SECTIONS.items():
+            keys = {f.name: name_of(f) for f in dataclasses.fields(section)}
+            out[name] = {keys[field]: value for field, value in out[name].items()}
         del out["method"], out["arguments"]
         out["train"].update(out["train"].pop("args"))
         return out

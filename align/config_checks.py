@@ -264,6 +264,9 @@ def _ppo_rules(config: Config) -> None:
     if rollout.min_new_tokens > rollout.max_new_tokens:
         reason = f"is above rollout.max_new_tokens={rollout.max_new_tokens}"
         raise UserError("rollout.min_new_tokens", rollout.min_new_tokens, reason, "Lower it")
+    if rollout.async_ and rollout.engine == "vllm_colocate":
+        reason = "gains nothing with rollout.engine='vllm_colocate', which shares the device"
+        raise UserError("rollout.async", rollout.async_, reason, "Use 0, or engine: vllm_server")
     if ppo.ptx_coef > 0 and config.data.sft is None:
         raise UserError("data.sft", None, "is needed by ppo.ptx_coef > 0", "Give a file")
     missing = ppo.missing_eos

@@ -10,6 +10,7 @@ import yaml
 from align import config_schema as schema
 from align.config import SCRIPTS
 from align.config_errors import NO_VALUE
+from align.config_key import name_of
 
 SUMMARY = {
     "tokenizer": "Train a tokenizer on raw text.",
@@ -67,9 +68,9 @@ def _section(cls: type, prefix: str) -> list[str]:
         if field.name == "lora":
             nested = schema.Lora()
         if nested is not None:
-            lines += _section(type(nested), f"{prefix}.{field.name}")  # type: ignore[arg-type]
+            lines += _section(type(nested), f"{prefix}.{name_of(field)}")  # type: ignore[arg-type]
             continue
-        name = f"--{prefix}.{field.name}"
+        name = f"--{prefix}.{name_of(field)}"
         lines.append(f"  {name:<34} {_text(default):<12} {field.metadata.get('help', '')}")
     return lines
 

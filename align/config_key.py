@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING
+from dataclasses import MISSING, Field
 from dataclasses import field as _field
 from typing import Any
 
@@ -27,3 +27,8 @@ def key(
     if factory is not MISSING:
         return _field(default_factory=factory, metadata=metadata)
     return _field(default=default, metadata=metadata)
+
+
+def name_of(field: Field[Any]) -> str:
+    """Return the key that a field stands for: `async_` is `async`, a word that Python keeps."""
+    return field.name.removesuffix("_")

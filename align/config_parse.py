@@ -17,6 +17,7 @@ from typing import Any, Literal, Union
 from align import config_schema as schema
 from align import config_train_args as train_args
 from align.config_errors import UserError, nearest
+from align.config_key import name_of
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -26,14 +27,15 @@ def build(cls: type, given: Any, prefix: str) -> Any:
     if not isinstance(given, Mapping):
         raise UserError(prefix, given, "is not a section", f"Write keys under {prefix}:")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {name_of(f): f for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     args: dict[str, Any] = {}
     for name, value in given.items():
         field = f"{prefix}.{name}"
         if name in fields and not (cls is schema.Train and name == "args"):
-            values[name] = _value(hints[name], value, field)
-            _range(fields[name].metadata["limits"], values[name], field)
+            own = fields[name]
+            values[own.name] = _value(hints[own.name], value, field)
+            _range(own.metadata["limits"], values[own.name], field)
         elif cls is schema.Train and name in train_args.training_arguments():
             args[name] = train_args.check(name, value)
         else:
@@ -45,7 +47,7 @@ def build(cls: type, given: Any, prefix: str) -> Any:
 
 def names_of(cls: type) -> list[str]:
     """Return the keys a section takes."""
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = [name_of(f) for f in dataclasses.fields(cls)]
     if cls is schema.Train:
         names.remove("args")
         names += [n for n in train_args.training_arguments() if n not in train_args.OWNED]

@@ -227,6 +227,16 @@ class Rollout:
         None, "vLLM: nats per token after a sync that end the run; null: 1e-3, 16 bit: 0.1", gt=0
     )
     server: RolloutServer = key(factory=RolloutServer)
+    async_: int = key(
+        0, "1: sample the next rollout while this one is optimised, one update off", ge=0, le=1
+    )
+    importance: Literal["auto", "truncated", "off"] = key(
+        "auto", "weights for tokens that other weights drew; auto: stale, or above importance_gap"
+    )
+    importance_cap: float = key(2.0, "largest weight of a token", ge=1)
+    importance_gap: float = key(
+        0.01, "auto: mean |log-prob of sampler − trainer| from which it corrects, nats", ge=0
+    )
 
 
 @dataclass

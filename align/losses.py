@@ -29,6 +29,7 @@ __all__ = [
     "ppo_policy",
     "ppo_value",
     "sft",
+    "truncated_importance",
     "z_loss",
 ]
 
@@ -146,14 +147,17 @@ def ppo_policy(
     clip_range: float,
     clip_range_high: float | None = None,
     dual_clip: float | None = None,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped surrogate per token, max(−A·r, −A·clip(r, 1−lo, 1+hi)) with r = π/π_old.
 
     logps, old_logps, advantages: (N,) float; gradients flow through logps alone. The log-ratio is
     clamped to ±20. clip_range is lo, and hi too unless clip_range_high is given (DAPO's
     clip-higher, arXiv:2503.14476). dual_clip: c > 1 caps the loss at −c·A where A < 0 (Ye et al.
-    2020, arXiv:1912.09729 eq. 3). Returns the loss (N,) and detached per-token (N,) statistics, to
-    be averaged (ratio: maximised) over all ranks by the caller:
+    2020, arXiv:1912.09729 eq. 3). importance: (N,) constant weights of the tokens, those of
+    `truncated_importance` where another policy than π_old drew them; they multiply the loss after
+    all clipping and leave the statistics alone. Returns the loss (N,) and detached per-token (N,)
+    statistics, to be averaged (ratio: maximised) over all ranks by the caller:
 
         ratio            r
         approx_kl        (r − 1) − log r, the non-negative k3 estimate of KL(π_old ‖ π), nats
@@ -191,7 +195,26 @@ def ppo_policy(
             "clip_frac_high": too_high.to(ratio),
             "clip_frac_dual": dual.to(ratio),
         }
-    return loss, stats
+    return loss if importance is None else loss * importance.detach(), stats
+
+
+def truncated_importance(logps: Tensor, sampler_logps: Tensor, *, cap: float) -> Tensor:
+    """Weights of tokens that another policy drew, min(π_old/μ, cap), constant.
+
+    logps: (N,) float, nats, log π_old: the trainer's policy that the update starts from.
+    sampler_logps: (N,), log μ of the same tokens: what the sampler drew them from. Their difference
+    is clamped to ±20. cap ≥ 1 bounds the variance, at the price of a bias where it is reached.
+    Returns (N,) without gradient. With them Σ w·∇ of PPO's objective over tokens of μ estimates the
+    one over tokens of π_old, each token given the ones before it. Yao, Liu et al. 2025, "Your
+    efficient RL framework secretly brings you off-policy RL training" (TIS). That μ is one policy
+    and the one that ratios are clipped around another is the decoupled objective of Hilton et al.
+    2021 (arXiv:2110.00641), used for stale samples in AReaL (arXiv:2505.24298). Raises ValueError
+    for a cap below 1.
+    """
+    if not cap >= 1:
+        raise ValueError(f"cap={cap} must be at least 1: below it every token would be scaled down")
+    log_ratio = (logps - sampler_logps).detach()
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().clamp(max=cap)
 
 
 def ppo_value(

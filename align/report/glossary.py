@@ -16,6 +16,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "kl/token": "the same divided by the number of tokens",
         "kl_coef": "weight of the KL penalty; moves when kl_target is set",
         "sampler_gap": "difference of the sampler's and the trainer's log-probs, nats; near 0",
+        "staleness": "updates between the weights that sampled and those that are optimised",
+        "importance/mean": "mean weight of the tokens that other weights sampled; near 1",
+        "importance/max": "largest such weight before the cap",
+        "importance/clipped": "share of tokens whose weight was cut to the cap",
     },
     "Preferences": {
         "rewards/chosen": "beta × log-ratio to the reference of the chosen completion",

@@ -28,6 +28,7 @@ from align.train import examples
 from align.train.base import AlignTrainer
 from align.train.batches import FILLER, GroupDataset, pieces
 from align.train.meter import Objective
+from align.train.ppo_checkpoint import read_state, write_state
 from align.train.ppo_evaluation import evaluate_prompts
 from align.train.ppo_prompts import load_prompt_items
 from align.train.ppo_state import Clock, Ema, Position, StepEnd, dropout_off
@@ -85,7 +86,7 @@ class PpoTrainer(AlignTrainer):
             place = self.position
             if self.rollout is None or self.rollout.update != place.update:
                 self.rollout = self.collector.collect(place.update)
-            seed = self.collector.seed + 1_000_003 * place.update + 101 * place.epoch
+            seed = self.collector.draws.seed + 1_000_003 * place.update + 101 * place.epoch
             # The same order of groups on every rank: one data seed for all.
             taken = minibatch(self.rollout, place.minibatch, ppo.num_minibatches, seed)
             micros = list(chunks(taken, args.per_device_train_batch_size))
@@ -142,6 +143,7 @@ class PpoTrainer(AlignTrainer):
             clip_range=ppo.clip_range,
             clip_range_high=ppo.clip_range_high,
             dual_clip=ppo.dual_clip,
+            importance=extras.get("importance"),
         )
         value_loss, value_stats = losses.ppo_value(
             out["values"], extras["old_values"], extras["returns"], clip=ppo.value_clip_range
@@ -236,33 +238,11 @@ class PpoTrainer(AlignTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights, and this rank's state of PPO."""
         super().save_model(output_dir, _internal_call)
-        folder = Path(output_dir or str(self.args.output_dir))
-        state = {
-            "collector": self.collector.state_dict(),
-            "position": self.position.state_dict(),
-            "clock": self.clock.state_dict(),
-            "rollout": self.rollout.state_dict() if self.rollout else None,
-            "ema": self.ema.state_dict() if self.ema else None,
-        }
-        file = folder / f"ppo_state_{self.args.process_index}.pt"
-        torch.save(state, file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").replace(file)
+        write_state(self, Path(output_dir or str(self.args.output_dir)))
 
     def load_state(self, folder: Path) -> None:
         """Restore what `save_model` wrote; UserError if another number of ranks wrote it."""
-        file = folder / f"ppo_state_{self.args.process_index}.pt"
-        ranks = len(list(folder.glob("ppo_state_*.pt")))
-        if ranks != self.args.world_size:
-            reason = f"was written by {ranks} processes, and this run has {self.args.world_size}"
-            fix = f"Launch {ranks} processes, or start anew with --train.resume never"
-            raise UserError("train.resume", str(folder), reason, fix)
-        state = torch.load(file, weights_only=True)
-        self.collector.load_state_dict(state["collector"])
-        self.position.load_state_dict(state["position"])
-        self.clock.load_state_dict(state["clock"])
-        self.rollout = Rollout.from_state(state["rollout"]) if state["rollout"] else None
-        if self.ema and state["ema"]:
-            self.ema.load_state_dict(state["ema"])
+        read_state(self, folder)
 
 
 class _Micros:
@@ -313,7 +293,7 @@ def train(config: Config) -> dict[str, float]:
     try:
         return run_training(trainer, config, save=save)
     finally:
-        trainer.collector.close()
+        trainer.collector.draws.close()
 
 
 def batch_arguments(config: Config) -> dict[str, Any]:

@@ -34,10 +34,12 @@ def evaluate_prompts(trainer: PpoTrainer) -> dict[str, float]:
     equals it, and below that (greedy) the log-ratio of what the policy would say first.
     """
     args = trainer.args
-    collector = trainer.collector
-    collector.sync(trainer.position.update)
+    draws = trainer.collector.draws
+    # In the middle of an update the weights are newer than their number. The next update hands over
+    # its own, and what is drawn ahead is there before these are handed over.
+    draws.sync(trainer.position.update, again=True)
     # Opened once for all parts: sharded weights are gathered for it.
-    with collector.engine.sampling(temperature=trainer.settings.eval.temperature) as sampler:
+    with draws.engine.sampling(temperature=trainer.settings.eval.temperature) as sampler:
         rows = _rows(trainer, sampler)
     everything = [row for ranked in gather_objects(rows) for row in ranked]
     if rank() == 0:

@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from align.train.rollouts import Rollout
 
 
+def prompt_indices(
+    update: int, prompts: int, per_update: int, seed: int, shuffle: bool = True
+) -> list[int]:
+    """Which prompts an update samples, all ranks together: passes over all, each shuffled anew."""
+    wanted = range(update * per_update, (update + 1) * per_update)
+    order: dict[int, list[int]] = {}
+    chosen = []
+    for i in wanted:
+        epoch, place = divmod(i, prompts)
+        if epoch not in order:
+            drawn = torch.Generator().manual_seed(seed + epoch)
+            shuffled = torch.randperm(prompts, generator=drawn).tolist()
+            order[epoch] = shuffled if shuffle else list(range(prompts))
+        chosen.append(order[epoch][place])
+    return chosen
+
+
 def in_order(
     flat: Tensor, groups: Sequence[TokenGroup], order: Sequence[int], per_candidate: bool
 ) -> Tensor:

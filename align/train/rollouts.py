@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +19,12 @@ from align.distributed import in_parts, max_over_ranks, sum_over_ranks
 from align.groups import TokenGroup
 from align.records import Message
 from align.rewards.shaping import ScoreShaper, extended_offsets
-from align.rollout import Samples, rank_seed
+from align.rollout import Samples
 from align.train.batches import piece_indices
-from align.train.halt import agreed, told_to_stop
+from align.train.halt import agreed
+from align.train.importance import correct
 from align.train.meter import Stats
-from align.train.rollout_engines import RolloutEngine, make_engine
+from align.train.prefetch import Draws
 from align.train.rollout_parts import attach, chunks, in_order
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ class PromptItem:
 class Rollout:
     """One update's groups of this rank, each a prompt with its n completions.
 
-    extras of a group: per token old_logps, advantages, old_values, returns; with score_at=after_eos
-    also, per candidate, old_end_values and end_returns of the position after the last token.
+    extras of a group: per token old_logps, advantages, old_values, returns, and importance where
+    the sampler's weights were others; with score_at=after_eos also, per candidate, old_end_values
+    and end_returns of the position after the last token.
     """
 
     update: int
@@ -69,21 +70,9 @@ class Rollout:
         return cls(state["update"], groups)
 
 
-def prompt_indices(
-    update: int, prompts: int, per_update: int, seed: int, shuffle: bool = True
-) -> list[int]:
-    """Which prompts an update samples, all ranks together: passes over all, each shuffled anew."""
-    wanted = range(update * per_update, (update + 1) * per_update)
-    order: dict[int, list[int]] = {}
-    chosen = []
-    for i in wanted:
-        epoch, place = divmod(i, prompts)
-        if epoch not in order:
-            drawn = torch.Generator().manual_seed(seed + epoch)
-            shuffled = torch.randperm(prompts, generator=drawn).tolist()
-            order[epoch] = shuffled if shuffle else list(range(prompts))
-        chosen.append(order[epoch][place])
-    return chosen
+def sampled_logps(samples: Samples) -> Tensor:
+    """The sampler's log-probs of all tokens, flat (N,)."""
+    return torch.tensor([x for row in samples.logps or [] for x in row])
 
 
 class Collector:
@@ -97,10 +86,9 @@ class Collector:
         self.trainer, self.prompts, self.reward = trainer, prompts, reward
         config: Config = trainer.settings
         self.ppo, self.rollout = config.ppo, config.rollout
-        self.seed = config.train.args.get("seed", 42)
+        self.draws = Draws(trainer, prompts)
         self.shaper = ScoreShaper.from_config(self.ppo)
         self.tokens = 0.0  # of the last rollout's completions, all ranks
-        self._engine: RolloutEngine | None = None
         self.kl: adv.FixedKL = adv.FixedKL(self.ppo.kl_coef)
         if self.ppo.kl_target is not None:
             self.kl = adv.AdaptiveKL(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
@@ -110,54 +98,30 @@ class Collector:
 
         Halt on every rank if that fails on one, or a signal comes.
         """
-        args, per_update = self.trainer.args, self.rollout.prompts_per_update
-        shuffle = self.trainer.settings.data.shuffle
-        chosen = prompt_indices(update, len(self.prompts), per_update, self.seed, shuffle)
-        mine = [self.prompts[i] for i in chosen[args.process_index :: args.world_size]]
-        start = time.monotonic()
-        told = partial(told_to_stop, self.trainer)
-        seed = rank_seed(self.seed + update, args.process_index)
-        self.sync(update)
-        # Until both are there on all ranks nothing that a checkpoint holds has changed.
-        samples = agreed(lambda: self.sample(mine, seed, interrupted=told), told)
-        sampled = time.monotonic()
-        scores = agreed(lambda: self.score(mine, samples, self.rollout.n), told)
+        draws, start = self.draws, time.monotonic()
+        # Until a rollout's samples and scores are there on all ranks, and the next one's where they
+        # are drawn here, nothing that a checkpoint holds has changed.
+        drawn = draws.due(update)
+        mine, sampled = draws.prompts_of(update), time.monotonic()
+        scores = agreed(lambda: self.score(mine, drawn.samples, self.rollout.n), draws.told)
+        scored = time.monotonic()
+        draws.follow(update)
+        followed = time.monotonic()
         groups = [
-            TokenGroup(p.ids, samples.completions[i * self.rollout.n : (i + 1) * self.rollout.n])
+            TokenGroup(
+                p.ids, drawn.samples.completions[i * self.rollout.n : (i + 1) * self.rollout.n]
+            )
             for i, p in enumerate(mine)
         ]
         measured = self.measure(groups)
         self.trainer.check_reference(measured["logps"], measured["ref_logps"])
-        self._finish(groups, samples, scores, measured)
+        self._finish(groups, drawn.samples, scores, measured, drawn.staleness)
         end = time.monotonic()
-        times = {"time/rollout": sampled - start, "time/score": end - sampled}
+        sampling = sampled - start + followed - scored
+        times = {"time/rollout": sampling, "time/score": end - start - sampling}
         self.trainer.meter.add({name: (value, 1.0) for name, value in times.items()})
         self.trainer.clock.rollout_made(self.tokens, end - start)
         return Rollout(update, groups)
-
-    @property
-    def engine(self) -> RolloutEngine:
-        """What samples, made when it is first asked for; every rank must ask."""
-        if self._engine is None:
-            self._engine = agreed(partial(make_engine, self.trainer))
-        return self._engine
-
-    def sync(self, update: int) -> None:
-        """Let the engine sample from the current weights, which are those of `update`."""
-        engine = self.engine
-        agreed(partial(engine.sync, update))
-
-    def close(self) -> None:
-        """Stop the engine, where one was made."""
-        if self._engine is not None:
-            self._engine.close()
-
-    def sample(
-        self, prompts: Sequence[PromptItem], seed: int | Sequence[int], **overrides: Any
-    ) -> Samples:
-        """N completions of each prompt from the engine."""
-        with self.engine.sampling(**overrides) as sampler:
-            return sampler.sample([p.ids for p in prompts], self.rollout.n, seed)
 
     def score(self, prompts: Sequence[PromptItem], samples: Samples, n: int) -> Tensor:
         """Raw scores (C,), float32 on the CPU."""
@@ -210,6 +174,7 @@ class Collector:
         samples: Samples,
         scores: Tensor,
         measured: dict[str, Tensor],
+        staleness: int = 0,
     ) -> None:
         """Shape the rewards, estimate advantages, put everything into the groups' extras."""
         ppo, reduce = self.ppo, sum_over_ranks
@@ -242,9 +207,27 @@ class Collector:
             extras_c = {}
         explained = adv.explained_variance(*figures.pop("explained_variance"), reduce=reduce)
         advantage = adv.whiten(advantage, reduce=reduce)
-        flat = {"old_logps": logps, "advantages": advantage, "old_values": values}
-        attach(groups, flat | {"returns": returns}, extras_c, offsets)
-        self._log(figures, explained)
+        flat = {"advantages": advantage, "old_values": values, "returns": returns}
+        more, noted = self._denominator(samples, logps, staleness)
+        attach(groups, flat | more, extras_c, offsets)
+        self._log(figures | noted, explained)
+
+    def _denominator(
+        self, samples: Samples, logps: Tensor, staleness: int
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ratios start from, and the tokens' weights where there are; the figures of both."""
+        found = correct(
+            self.rollout,
+            logps,
+            sampled_logps(samples),
+            staleness=staleness,
+            elsewhere=self.draws.elsewhere,
+            reduce=sum_over_ranks,
+        )
+        if found.weights is None:
+            return {"old_logps": found.old_logps}, found.figures
+        self.trainer.meter.largest("importance/max", found.largest)
+        return {"old_logps": found.old_logps, "importance": found.weights}, found.figures
 
     def _figures(
         self,
@@ -257,7 +240,7 @@ class Collector:
         """(sum, count) of this rank by name."""
         logps, tokens, count = measured["logps"], float(offsets[-1]), float(len(samples))
         k1 = (logps - measured["ref_logps"]).sum()
-        sampled = torch.tensor([x for row in samples.logps or [] for x in row])
+        sampled = sampled_logps(samples)
         return {
             "score/mean": (scores.double().sum(), count),  # a variance is taken from it
             "score/square": (scores.double().square().sum(), count),

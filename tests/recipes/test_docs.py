@@ -12,6 +12,7 @@ import yaml
 
 from align import config_schema as schema
 from align.config import METHODS, TOOLS
+from align.config_key import name_of
 from align.config_parse import names_of
 
 DOCS = rr.ROOT / "docs"
@@ -35,7 +36,7 @@ def keys():
     for section, cls in schema.SECTIONS.items():
         for field in dataclasses.fields(cls):
             if not (cls is schema.Train and field.name == "args"):
-                yield section, field.name
+                yield section, name_of(field)
 
 
 @pytest.mark.parametrize(("section", "name"), keys())

@@ -20,8 +20,8 @@ from align.groups import TokenGroup
 from align.heads import find_head
 from align.policy_module import base_model
 from align.rollout import rank_seed
-from align.train.rollout_parts import minibatch
-from align.train.rollouts import Rollout, prompt_indices
+from align.train.rollout_parts import minibatch, prompt_indices
+from align.train.rollouts import Rollout
 
 
 class Recorder:

@@ -43,14 +43,18 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(one, tmp_path_factory):
     """What the two processes print, and the gradients of the first."""
-    folder = tmp_path_factory.mktemp("two")
+    return probed(tmp_path_factory.mktemp("two"), one[2])
+
+
+def probed(folder: Path, rollout: Path):
+    """What two processes print that step over a rollout, and the gradients of the first."""
     tiny.config(folder, **SECTIONS)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_"))}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     probe = str(Path(__file__).with_name("ppo_probe.py"))
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
              "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-             probe, str(folder / "config.yaml"), str(one[2]), str(folder / "grads.pt")]  # fmt: skip
+             probe, *map(str, (folder / "config.yaml", rollout, folder / "grads.pt"))]  # fmt: skip
     run = subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
     )
@@ -104,7 +108,7 @@ def test_item12_item15_statistics_controller_and_figures_are_those_of_all(two):
     assert rows[0]["figures"]["length/mean"] == pytest.approx(sum(lengths) / 8)
 
 
-def launched(folder: Path, name: str) -> list[dict]:
+def launched(folder: Path, name: str, *more: str) -> list[dict]:
     """Log lines of recipes/ppo.py under a shipped launch configuration, batches cut by tokens."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_"))}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -112,7 +116,8 @@ def launched(folder: Path, name: str) -> list[dict]:
     words = [sys.executable, "-m", "accelerate.commands.launch",
              "--config_file", f"ds_configs/accelerate_{name}.yaml", "recipes/ppo.py",
              "--config", "recipes/configs/smoke.yaml", "--demo.root", str(folder),
-             "--train.max_tokens_per_batch", "60", "--ppo.score_at", "after_eos"]  # fmt: skip
+             "--train.max_tokens_per_batch", "60", "--ppo.score_at", "after_eos",
+             *more]  # fmt: skip
     run = subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False
     )
