@@ -85,7 +85,7 @@ def whole_weights(
 
 
 class _Weight(NamedTuple):
-    """name in the plain model; module of the policy that has it as `own`, an adapter's layer too."""
+    """name in the plain model; module of the policy, or its adapter, that has it as `own`."""
 
     name: str
     module: nn.Module

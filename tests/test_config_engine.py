@@ -25,7 +25,7 @@ LORA = ["--policy.lora", "{r: 4}", "--ppo.critic", "separate", "--rollout.sync",
         (["--rollout.top_p", "0.9"], "rollout.top_p=0.9 cannot be used with rollout.engine="
          "vllm_server: its log-probs would be of the truncated distribution, and not of the policy"
          ". Use 1.0, or engine: hf."),
-        (["--rollout.top_k", "5"], "rollout.top_k=5 cannot be used with rollout.engine=vllm_server"),
+        (["--rollout.top_k", "5"], "rollout.top_k=5 cannot be used with rollout.engine=vllm"),
         (["--rollout.sync", "lora"], "rollout.sync='lora' needs policy.lora. Use reload."),
         (["--rollout.sync", "nccl", "--train.use_cpu", "true"],
          "rollout.sync='nccl' needs CUDA in trainer and server. Use reload, or lora."),

@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 
 from align.config_errors import UserError
 from align.config_files import check_url
-from align.records import Message
-from align.rewards.base import RewardError, checked
 from align.http_link import (
     Answer,
     Links,
@@ -29,6 +27,8 @@ from align.http_link import (
     reason,
     retry_after,
 )
+from align.records import Message
+from align.rewards.base import RewardError, checked
 
 TOKEN = "ALIGN_REWARD_TOKEN"
 MODEL = "Reward-Model"  # header of answers: what gave the scores

@@ -142,7 +142,7 @@ class VllmEngine:
     def _deliver(self) -> None:
         """Rank 0: tell the server; once more where it dies of it."""
         if rank() != 0:
-            return
+            return None
         assert self.served is not None
         if self.server is not None and self.push.whole:
             self.server.model = self.push.current  # what a restart reads

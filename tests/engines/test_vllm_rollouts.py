@@ -18,7 +18,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-sys.path[:0] = [str(Path(__file__).parents[1] / n) for n in ("train", "distributed")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import ppo_models as tiny
 from launching import ROOT, config_file, environment, launch
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [
-    str(Path(__file__).parents[1] / n) for n in ("evaluation", "rollout", "iteration", "train")
-]
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "iteration"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import eval_models
 import iterate_runs as runs
 import vllm_stub

@@ -74,7 +74,8 @@ def test_a_sample_depends_on_its_seed_and_prompt_alone(served):
     url = served[1]
     seeds = [5, 6, 7, 8]
     together = sampler(url, batch_size=4).sample(ids(), 1, seeds)
-    alone = [sampler(url, batch_size=1).sample([i], 1, [s]) for i, s in zip(ids(), seeds)]
+    one = sampler(url, batch_size=1)
+    alone = [one.sample([i], 1, [s]) for i, s in zip(ids(), seeds, strict=True)]
     assert together.completions == [a.completions[0] for a in alone]
     assert sampler(url).sample(ids(), 1, 3).completions == (
         sampler(url).sample(ids(), 1, 3).completions
@@ -115,7 +116,7 @@ def test_it_ends_at_stop_tokens_and_strings_as_hf_does(served, model):
     ):
         assert after == before[: len(after)]
         assert text not in said
-    assert any(len(a) < len(b) for a, b in zip(strings.completions, free.completions))
+    assert any(len(a) < len(b) for a, b in zip(strings.completions, free.completions, strict=False))
 
 
 def test_an_early_stop_does_not_count(served):
@@ -166,7 +167,9 @@ def test_a_model_that_is_not_served(served):
 
 
 def test_an_engine_that_is_gone():
-    with pytest.raises(EngineDown, match="the engine at http://127.0.0.1:9 is gone: Connection"):
+    with pytest.raises(
+        EngineDown, match=r"the engine at http://127\.0\.0\.1:9 is gone: Connection"
+    ):
         sampler("http://127.0.0.1:9").sample(ids(), 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for vLLM's server: its endpoints and field names, a small model of transformers behind.
+"""A stand-in for vLLM's server: its endpoints and fields, a small model of transformers behind.
 
 Run as `python vllm_stub.py` with the words of vLLM's command line, or `start` it in this process.
 What it gets wrong on purpose is said in the environment: STUB_DEAF (a reload is acknowledged, not
@@ -54,7 +54,9 @@ class Stub:
         self.requests.append(body)
         self.completions += 1
         self._misbehave()
-        assert body["ignore_eos"] and not body["skip_special_tokens"] and body["logprobs"] == 0
+        assert body["ignore_eos"]
+        assert not body["skip_special_tokens"]
+        assert body["logprobs"] == 0
         strings = body["stop"] if body["include_stop_str_in_output"] else []
         sampler = HFSampler(
             self.adapters.get(body["model"], self.model), self.tokenizer, body["stop_token_ids"],

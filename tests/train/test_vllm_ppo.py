@@ -43,7 +43,7 @@ def run(folder: Path, rollout: dict, *, steps: int = 3, **sections):
     try:
         run_training(made, settings)
     finally:
-        made.collector.close()
+        made.collector.draws.close()
     return made
 
 
@@ -62,6 +62,14 @@ def test_each_update_samples_with_the_weights_it_is_measured_with(tmp_path, ther
         assert len(stub.adapters) == 1  # those before were dropped
     else:
         assert [Path(f).name for f in stub.loaded[1:]] == ["weights-1", "weights-0", "weights-1"]
+
+
+def test_sampling_ahead_is_one_update_old_and_corrected(tmp_path, there):
+    made = run(tmp_path, {**there[1], "async": 1}, steps=4)
+    assert tiny.logged(made, "staleness") == [0.0, 1.0, 1.0, 1.0]
+    gaps = tiny.logged(made, "sampler_gap")
+    assert gaps[0] < 1e-4
+    assert min(gaps[1:]) > 1e-3  # of weights before a step at this learning rate
 
 
 @pytest.mark.parametrize("there", [{"lora": True}], indirect=True)
@@ -153,7 +161,7 @@ def test_a_server_of_the_run_is_started_again_and_gives_the_same_samples(
     made = run(tmp_path, engine, steps=2)
     assert (tmp_path / "died").exists()
     assert tiny.logged(made, "engine_restarts") == [0.0, 0.0]
-    assert made.collector.engine.server.restarts == 1
+    assert made.collector.draws.engine.server.restarts == 1
     assert max(tiny.logged(made, "sampler_gap")) < 1e-4
     log = (tmp_path / "run" / "logs" / "vllm.log").read_text()
     assert log.count("stub: --model") == 2
