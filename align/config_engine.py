@@ -46,9 +46,10 @@ def _colocate(cpu: bool, train: bool) -> None:
     if cpu:
         reason = "needs a GPU that trainer and engine share"
         raise UserError(field, value, reason, "Use vllm_server, which has a CPU build, or hf")
-    if find_spec("vllm") is None:
-        reason = "needs vllm in the trainer's own environment"
-        raise UserError(field, value, reason, "pip install vllm, or use vllm_server")
+    # trl.generation.VLLMGeneration has one set of sampling parameters, and so one seed, a call:
+    # the n completions of a prompt would be equal, or not to be repeated. See docs/decisions.md.
+    reason = "is not possible: trl's engine takes one seed for all completions of a rollout"
+    raise UserError(field, value, reason, "Use vllm_server with rollout.server.gpus, or hf")
 
 
 def _server(config: Config) -> None:
@@ -104,8 +105,6 @@ def _lora(config: Config) -> None:
     lora, field = config.policy.lora, "rollout.sync"
     if lora is None:
         raise UserError(field, "lora", "needs policy.lora", "Use reload")
-    if config.rollout.engine == "vllm_colocate":
-        raise UserError(field, "lora", "needs engine: vllm_server", "Use auto")
     if lora.r > LORA_RANKS[-1]:
         reason = f"is above {LORA_RANKS[-1]}, the largest that vLLM adds to a model"
         raise UserError("policy.lora.r", lora.r, reason, "Lower it, or use rollout.sync: reload")

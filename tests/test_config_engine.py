@@ -53,10 +53,18 @@ def test_quantised_weights_are_not_sent(monkeypatch):
         load_config("ppo", [*SMOKE, *SERVER, *quantised])
 
 
-def test_colocation():
-    words = ["--rollout.engine", "vllm_colocate"]
-    with pytest.raises(UserError, match=r"rollout.engine='vllm_colocate' .*Use vllm_server"):
-        load_config("ppo", [*SMOKE, *words])
+@pytest.mark.parametrize(
+    ("cpu", "said"),
+    [
+        (True, "needs a GPU that trainer and engine share"),
+        (False, "is not possible: trl's engine takes one seed for all completions of a rollout"),
+    ],
+)
+def test_colocation(monkeypatch, cpu, said):
+    monkeypatch.setattr("align.config_checks.on_cpu", lambda config: cpu)
+    with pytest.raises(UserError, match="Use vllm_server") as caught:
+        load_config("ppo", [*SMOKE, "--rollout.engine", "vllm_colocate"])
+    assert f"rollout.engine='vllm_colocate' {said}" in str(caught.value)
 
 
 def test_other_methods_read_the_same_file():

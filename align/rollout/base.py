@@ -170,9 +170,8 @@ def check_prompts(prompts: list[list[int]], max_new_tokens: int, limit: int | No
 def make_sampler(rollout: Rollout, model: Any, tokenizer: Any, **overrides: Any) -> Sampler:
     """Sampler for the `rollout` section of a configuration.
 
-    model: a transformers model, with engine vllm_server an `align.rollout.vllm.Served`, with
-    vllm_colocate an `align.rollout.vllm_colocate.Colocated`. overrides: any field of the sampler,
-    e.g. temperature=0.0 for evaluation, want_logps=True.
+    model: a transformers model, with engine vllm_server an `align.rollout.vllm.Served`. overrides:
+    any field of the sampler, e.g. temperature=0.0 for evaluation, want_logps=True.
     """
     from align.chat import stop_ids
 

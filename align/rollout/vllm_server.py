@@ -30,7 +30,7 @@ NAME = "policy"
 """What the model is called on a server that a run starts."""
 GAVE_UP = "gave_up"
 POLL_S = 0.2
-HUNG_S = 3.0  # after a failed request a process that still lives is not going to end by itself
+HUNG_S = 30.0  # after a failed request a process that still lives is not going to end by itself
 
 
 class Engine(Protocol):

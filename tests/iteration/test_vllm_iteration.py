@@ -38,6 +38,7 @@ def words(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_best_of_n_samples_from_a_server_and_goes_on_where_it_was_killed(words, tmp_path):
     python = ["--engine_python", vllm_stub.interpreter(tmp_path)]
     assert run_tool("best_of_n", [*words, *python]) == 0

@@ -96,13 +96,13 @@ def test_seeds_of_rows_differ_and_fit():
 
 def test_it_ends_at_stop_tokens_and_strings_as_hf_does(served, model):
     url = served[1]
-    free = sampler(url, max_new_tokens=24).sample(ids(), 4, 1)
+    free = sampler(url, max_new_tokens=24).sample(ids(), 2, 1)
     unended = [c for c in free.completions if 0 not in c]
     token = unended[0][5]
     text = tiny.tokenizer().decode([token])
     stopped = VllmSampler(
         Served(VllmHttp(url), "policy", 96), tiny.tokenizer(), {0, token}, max_new_tokens=24
-    ).sample(ids(), 4, 1)
+    ).sample(ids(), 2, 1)
     for before, after, finished in zip(
         free.completions, stopped.completions, stopped.finished, strict=True
     ):
@@ -110,7 +110,7 @@ def test_it_ends_at_stop_tokens_and_strings_as_hf_does(served, model):
         assert after == (before[: ends[0] + 1] if ends else before)
         assert finished == bool(ends)
     assert any(c[-1] == token for c in stopped.completions)
-    strings = sampler(url, max_new_tokens=24, stop_strings=(text,)).sample(ids(), 4, 1)
+    strings = sampler(url, max_new_tokens=24, stop_strings=(text,)).sample(ids(), 2, 1)
     for before, after, said in zip(
         free.completions, strings.completions, strings.texts, strict=True
     ):
@@ -120,7 +120,7 @@ def test_it_ends_at_stop_tokens_and_strings_as_hf_does(served, model):
 
 
 def test_an_early_stop_does_not_count(served):
-    got = sampler(served[1], max_new_tokens=24, min_new_tokens=24).sample(ids(), 4, 1)
+    got = sampler(served[1], max_new_tokens=24, min_new_tokens=24).sample(ids(), 2, 1)
     assert not any(got.finished)
     assert any(c[-1] == 0 for c in got.completions)
 

@@ -72,12 +72,14 @@ def test_sampling_ahead_is_one_update_old_and_corrected(tmp_path, there):
     assert min(gaps[1:]) > 1e-3  # of weights before a step at this learning rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [{"lora": True}], indirect=True)
 def test_the_merged_adapter_is_what_is_reloaded(tmp_path, there):
     made = run(tmp_path, there[1], **LORA)
     assert max(tiny.logged(made, "sampler_gap")) < 1e-4
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_sampled_from_the_weights_of_their_step(tmp_path, there):
     rows = tmp_path / "held_out.jsonl"
     rows.write_text('{"prompt": "写一条酒店评论"}\n{"prompt": "The food"}\n', encoding="utf-8")
@@ -98,6 +100,7 @@ def test_a_push_that_the_server_does_not_take_ends_the_run(tmp_path, there, monk
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
+@pytest.mark.slow
 def test_a_server_of_somebody_else_that_is_gone_ends_the_run_with_its_state(
     tmp_path, there, monkeypatch
 ):
@@ -153,6 +156,7 @@ def test_no_server_at_the_url(tmp_path):
         run(tmp_path, {"engine": "vllm_server", "server": server})
 
 
+@pytest.mark.slow
 def test_a_server_of_the_run_is_started_again_and_gives_the_same_samples(
     tmp_path, engine, monkeypatch
 ):
