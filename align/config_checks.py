@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.config_engine import check_engine
 from align.config_errors import NO_VALUE, UserError, nearest
 from align.config_parallel import check_parallel
 from align.config_pretrain import check_pretrain
@@ -60,6 +60,7 @@ def check_rules(config: Config) -> None:
     if config.method == "ppo":
         _ppo_rules(config)
         _critic_rules(config)
+        check_engine(config, cpu=on_cpu(config))
 
 
 def _policy_rules(config: Config) -> None:
@@ -318,13 +319,8 @@ def _eval_rules(config: Config) -> None:
 
 def _not_here_yet(config: Config) -> None:
     """Refuse what the contract names and this version does not have."""
-    here = Path(__file__).parent
     if config.method != "ppo":
         return
-    if config.rollout.engine != "hf" and not (here / "rollout" / "vllm.py").exists():
-        raise UserError(
-            "rollout.engine", config.rollout.engine, "is not in this version", "Use 'hf'"
-        )
     for i, reward in enumerate(config.rewards):
         if reward.calibrated:
             check_calibrated(f"rewards.{i}.calibrated", reward.kind)

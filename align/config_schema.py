@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from align.config_iteration import Iterate
 from align.config_key import key
+from align.config_rollout import RolloutServer
 
 DPO_LOSSES = Literal[
     "sigmoid", "ipo", "hinge", "robust", "exo", "apo_zero", "apo_down", "sppo", "aot",
@@ -214,8 +215,18 @@ class Rollout:
     stop: list[str] = key(factory=list, help="strings of one token that also end a completion")
     batch_size: int = key(32, "sequences generated at once", ge=1)
     gather_chunk_mb: int = key(
-        512, "MiB of sharded weights gathered at once for sampling (ZeRO-3, FSDP2)", ge=1
+        512, "MiB of weights gathered or written at once for sampling elsewhere", ge=1
     )
+    sync: Literal["auto", "reload", "lora", "nccl"] = key(
+        "auto", "how vLLM gets new weights: files (auto), the adapter alone, or over NCCL"
+    )
+    sync_dir: str | None = key(
+        None, "folder of those files, seen by the server too; null: .rollout_weights of the run"
+    )
+    max_sampler_gap: float | None = key(
+        None, "vLLM: nats per token after a sync that end the run; null: 1e-3, 16 bit: 0.1", gt=0
+    )
+    server: RolloutServer = key(factory=RolloutServer)
     async_: int = key(
         0, "1: sample the next rollout while this one is optimised, one update off", ge=0, le=1
     )

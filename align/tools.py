@@ -35,6 +35,7 @@ MAINS = {
     "compare_runs": "align.evaluation.compare",
     "check_server": "align.serving.check_server",
     "export_model": "align.export.command",
+    "serve_model": "align.serving.serve_model",
     "generate": "align.evaluation.generate",
     "red_team": "align.redteam.red_team",
     "canaries": "align.redteam.canaries",
@@ -46,7 +47,7 @@ _SWITCHED_OFF = ("clean_corpus",)
 # Each value of a list comes after its own --name.
 _REPEATED = ("judge",)
 # These have a --dry_run of their own, which shows more than the command.
-_OWN_DRY_RUN = ("import_annotations",)
+_OWN_DRY_RUN = ("import_annotations", "serve_model")
 # Their work is shared by the processes of a launch; the others run on rank 0 alone.
 _EVERY_RANK = ("evaluate_policy",)
 _ASKS_ONLY = {"-h", "--help", "--print_config", "--dry_run"}

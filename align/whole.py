@@ -9,9 +9,9 @@ time; reference, critic and reward models are never gathered, and no engine's ho
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,25 +59,52 @@ def fill(target: nn.Module, lm: Any, chunk: int) -> None:
 
     A single weight larger than a chunk is gathered alone.
     """
-    part: list[tuple[Tensor, nn.Module, str]] = []
+    parameters = dict(target.named_parameters())
+    for part in _chunks(target, lm, chunk):
+        with torch.no_grad(), gathered([p for x in part for p in _parts_of(x.module, x.own)]):
+            for x in part:
+                parameters[x.name].copy_(full_tensor(_value(x.module, x.own)))
+
+
+def whole_weights(
+    lm: Any, chunk_mb: int, *, adapted: bool = True
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Name and value of the weights of `lm` as a plain model, at most chunk_mb MiB at once.
+
+    adapted: with the active adapter added, else those below it. Every rank must iterate to the end;
+    a value lives until the next is asked for.
+    """
+    source = base_model(lm)
+    with without_zero3(), torch.device("meta"):
+        names = type(source)(copy.deepcopy(source.config)).to(source.dtype)
+    names.tie_weights()
+    for part in _chunks(names, lm, chunk_mb * _MIB):
+        with torch.no_grad(), gathered([p for x in part for p in _parts_of(x.module, x.own)]):
+            value = _value if adapted else _below
+            yield [(x.name, full_tensor(value(x.module, x.own)).detach()) for x in part]
+
+
+class _Weight(NamedTuple):
+    """name in the plain model; module of the policy, or its adapter, that has it as `own`."""
+
+    name: str
+    module: nn.Module
+    own: str
+
+
+def _chunks(plain: nn.Module, lm: Any, chunk: int) -> Iterator[list[_Weight]]:
+    """The weights of a plain model in parts of at most chunk bytes, one at least."""
+    part: list[_Weight] = []
     size = 0
     source = base_model(lm)
-    for name, parameter in target.named_parameters():
+    for name, parameter in plain.named_parameters():
         path, _, own = name.rpartition(".")
         if part and size + parameter.nbytes > chunk:
-            _copy(part)
+            yield part
             part, size = [], 0
-        part.append((parameter, source.get_submodule(path), own))
+        part.append(_Weight(name, source.get_submodule(path), own))
         size += parameter.nbytes
-    _copy(part)
-
-
-def _copy(part: Sequence[tuple[Tensor, nn.Module, str]]) -> None:
-    """Gather the weights of some modules and copy them."""
-    needed = [p for _, module, own in part for p in _parts_of(module, own)]
-    with torch.no_grad(), gathered(needed):
-        for parameter, module, own in part:
-            parameter.copy_(full_tensor(_value(module, own)))
+    yield part
 
 
 def _parts_of(module: Any, own: str) -> list[Tensor]:
@@ -111,6 +138,10 @@ def _value(module: Any, own: str) -> Tensor:
     return weight
 
 
+def _below(module: Any, own: str) -> Tensor:
+    """W, without the adapter that may be on it."""
+    return getattr(module.get_base_layer() if _adapted(module) else module, own)
+
+
 def _adapted(module: Any) -> bool:
     return hasattr(module, "get_delta_weight")
-

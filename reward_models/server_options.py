@@ -72,8 +72,13 @@ def read_token(args: argparse.Namespace) -> str | None:
 
 
 @contextmanager
-def bound(args: argparse.Namespace, token: str | None) -> Iterator[socket.socket]:
-    """A socket with the address; connections are refused until it listens."""
+def bound(
+    args: argparse.Namespace, token: str | None, fix: str = f"Set {TOKEN}, or add --allow_public"
+) -> Iterator[socket.socket]:
+    """A socket with the address; connections are refused until it listens.
+
+    fix: what to do where other machines could ask without a token.
+    """
     try:
         found = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -81,7 +86,7 @@ def bound(args: argparse.Namespace, token: str | None) -> Iterator[socket.socket
         raise UserError("host", args.host, reason, "Use 127.0.0.1") from None
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        _check_public(args, token)
+        _check_public(args, token, fix)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # the port of a server that has just ended; Windows would share it
@@ -100,10 +105,9 @@ def bound(args: argparse.Namespace, token: str | None) -> Iterator[socket.socket
         listener.close()
 
 
-def _check_public(args: argparse.Namespace, token: str | None) -> None:
+def _check_public(args: argparse.Namespace, token: str | None, fix: str) -> None:
     if token is None and not args.allow_public:
         reason = "lets other machines in, and there is no token"
-        fix = f"Set {TOKEN}, or add --allow_public"
         raise UserError("host", args.host, reason, fix)
 
 

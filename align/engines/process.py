@@ -1,16 +1,19 @@
 """A server as a child process: started with a log, waited for until it answers, stopped for sure.
 
 The child leads a process group of its own, because engines start workers that outlive a plain
-kill of their parent. No torch.
+kill of their parent, and `guard.py` stands between: a server never outlives the process that
+started it, however that one ends. No torch.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,10 +22,12 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from align.config_errors import Failed
+from align.config_errors import Failed, is_secret
+from align.engines import guard
 
 POLL_S = 0.2
 TAIL = 2000  # characters of the log that an error shows
+GRACE_S = 15.0  # seconds between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Launch:
     """What starts a server. url: http://host:port. health: path that answers 200 once it serves.
 
     env: variables added to those of this process. log: file that stdout and stderr go to; it is
-    appended to.
+    appended to. cwd: folder to start in, this process' own by default.
     """
 
     name: str
@@ -39,6 +44,13 @@ class Launch:
     log: Path
     health: str = "/health"
     env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+
+    def shown(self) -> str:
+        """What a shell would run, without the values of keys and tokens."""
+        words = [f"{k}={'***' if is_secret(k) else shlex.quote(v)}" for k, v in self.env.items()]
+        line = " ".join([*words, shlex.join(self.command)])
+        return line if self.cwd is None else f"cd {shlex.quote(str(self.cwd))} && {line}"
 
 
 class Server:
@@ -53,18 +65,31 @@ class Server:
         launch.log.parent.mkdir(parents=True, exist_ok=True)
         self._log: TextIO = launch.log.open("a", encoding="utf-8")
         self._from = self._log.tell()
+        watched, self._life = os.pipe()  # ours alone: python's file descriptors are not inherited
         try:
             self.process = subprocess.Popen(
-                list(launch.command),
+                [
+                    sys.executable,
+                    "-IS",
+                    guard.__file__,
+                    str(watched),
+                    str(GRACE_S),
+                    *launch.command,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **launch.env},
+                cwd=launch.cwd,
+                pass_fds=(watched,),
                 start_new_session=True,
             )
         except BaseException:
             self._log.close()
+            os.close(self._life)
             raise
+        finally:
+            os.close(watched)
 
     def __enter__(self) -> Server:
         return self
@@ -93,33 +118,39 @@ class Server:
         end = time.monotonic() + timeout_s
         while not self.healthy():
             if not self.alive():
-                code = self.process.returncode
-                raise Failed(f"{self.launch.name} ended with code {code}. {self._last_words()}")
+                raise Failed(self.ended())
             if time.monotonic() > end:
                 raise Failed(
                     f"{self.launch.name} did not answer at {self.url} in {timeout_s:g} s. "
-                    + self._last_words()
+                    + self.last_words()
                 )
             if told():
                 return False
             time.sleep(POLL_S)
         return True
 
-    def stop(self, grace_s: float = 15.0) -> int | None:
+    def ended(self) -> str:
+        """How it ended by itself, with the end of its log."""
+        return f"{self.launch.name} ended with code {self.process.poll()}. {self.last_words()}"
+
+    def stop(self, grace_s: float = GRACE_S) -> int | None:
         """End the process and its children: SIGTERM, after grace_s SIGKILL. Returns its code."""
         if self.alive():
             self._signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(grace_s)
         self._signal(signal.SIGKILL)  # workers that their parent left behind
-        self._log.close()
+        if not self._log.closed:
+            self._log.close()
+            os.close(self._life)
         return self.process.wait()
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):  # all of them have ended
             os.killpg(self.process.pid, number)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of what it wrote, and where."""
         with self.launch.log.open("rb") as stream:
             stream.seek(self._from)
             text = stream.read().decode("utf-8", "replace").strip()
@@ -137,6 +168,11 @@ def answers(url: str, timeout: float = 2.0) -> bool:
         return False
     finally:
         link.close()
+
+
+def url_of(host: str, port: int) -> str:
+    """http://host:port to ask a server that listens there; IPv6 addresses get brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port(host: str = "127.0.0.1") -> int:

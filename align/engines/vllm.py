@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from align.config_errors import UserError
-from align.engines.process import Launch
+from align.engines.process import Launch, url_of
 from align.engines.venvs import find_python
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -41,11 +41,17 @@ def launch(
     options: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     cpu: bool = True,
+    name: str | None = None,
 ) -> Launch:
-    """Launch of `model` under its folder's name; options: further words of vLLM's command line."""
+    """Launch of `model` under `name`, by default its path.
+
+    options: further words of vLLM's command line. Sampling defaults come from the model's
+    generation_config.json, the precision on a GPU from its config.json.
+    """
     words = [python, "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
-    added = dict(env or {})
+    words += [] if name is None else ["--served-model-name", name, "--generation-config", "auto"]
+    added = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | dict(env or {})
     if cpu:
         words += ["--dtype", "float32", "--enforce-eager"]
         added = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} | added
-    return Launch("vLLM", [*words, *options], f"http://{host}:{port}", log, "/health", added)
+    return Launch("vLLM", [*words, *options], url_of(host, port), log, "/health", added)

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit, urlunsplit
 from align.config_errors import UserError
 from align.config_files import check_url
 from align.files import read_object, write_atomic
+from align.http_link import Links, header_token, named, reason, retry_after
 from align.records import Message, messages_json
-from align.rewards.http_link import Links, header_token, named, reason, retry_after
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 MAX_ASKED_WAIT_S = 120.0  # a server that asks for more is tried again after this

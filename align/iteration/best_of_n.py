@@ -6,6 +6,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from align.argument_types import number, whole
 from align.config_errors import Failed, UserError
+from align.config_rollout import RolloutServer
 from align.evaluation.options import add_decoding, decoding_of
 from align.evaluation.sampling import Decoding, load_reward
 from align.files import fingerprint, write_atomic
@@ -143,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
         help="lose: an answer that was cut off is never the better one")  # fmt: skip
     add("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
     add("--seed", type=int, default=0)
+    add("--engine", choices=("hf", "vllm_server"), default="hf", help="what samples")
+    add("--engine_python", help="vllm_server: bin/python that has vLLM, if not found by itself")
     add_decoding(p)
     p.set_defaults(num_prompts=None)
     return p
@@ -163,18 +167,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "reward": fingerprint(args.reward) or args.reward, "seed": args.seed,
         "decoding": decoding.to_json(),
     }  # fmt: skip
+    setup |= {} if args.engine == "hf" else {"engine": args.engine}
     same_setup(Path(args.output) / "best_of_n.json", setup)
+    stack = ExitStack()  # holds a server, where one is started
 
     def load() -> tuple[Any, Any]:
         from align.checkpoints import load_causal_lm
 
-        return load_causal_lm(folder, chat_template=args.chat_template)
+        loaded = load_causal_lm(folder, chat_template=args.chat_template)
+        if args.engine == "hf":
+            return loaded
+        from align.iteration.hosting import hosted
 
-    summary = best_of_n(
-        load, prompts, load_reward(args.reward), args.n, Path(args.output), decoding=decoding,
-        rules=Rules(args.pairs, args.min_margin, args.min_score, args.unfinished), seed=args.seed,
-        model=run_dir_of(folder).name,
-    )  # fmt: skip
+        server = RolloutServer(python=args.engine_python)
+        return stack.enter_context(hosted(loaded, server, Path(args.output)))
+
+    with stack:
+        summary = best_of_n(
+            load, prompts, load_reward(args.reward), args.n, Path(args.output), decoding=decoding,
+            rules=Rules(args.pairs, args.min_margin, args.min_score, args.unfinished),
+            seed=args.seed, model=run_dir_of(folder).name,
+        )  # fmt: skip
     print(table(summary))
     print(f"\nreport: {Path(args.output) / 'report.html'}")
     return 0
@@ -188,6 +201,10 @@ def check_options(args: argparse.Namespace) -> Path:
         raise UserError("--temperature", 0, "gives n equal answers", "Use 1.0")
     if Path(args.output).is_file():
         raise UserError("--output", args.output, "is a file", "Give a folder")
+    if args.engine != "hf":
+        from align.engines.vllm import interpreter
+
+        interpreter(args.engine_python, "--engine_python")
     from align.checkpoints import find_model
 
     folder = find_model(args.model)

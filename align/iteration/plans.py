@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from align.config import Config, load_config
-from align.config_checks import check_rules
+from align.config_checks import check_rules, on_cpu
+from align.config_engine import check_engine
 from align.config_errors import UserError
 from align.config_files import check_files, check_function
 from align.config_own_data import follow_own_data
@@ -35,7 +36,9 @@ def check(config: Config, words: Sequence[str]) -> None:
     settings = config.iterate
     sampling = as_ppo(config)
     sampling.ppo.num_minibatches = 1  # of a recipe that is not run
+    sampling.rollout = dataclasses.replace(config.rollout, engine="hf")  # PPO asks more of others
     check_rules(sampling)
+    check_engine(config, cpu=on_cpu(config), train=False)
     check_files(sampling)
     if sampling.policy.path is None:
         fix = "Give a model folder, or auto for the demo's"
@@ -44,9 +47,10 @@ def check(config: Config, words: Sequence[str]) -> None:
         reason = "cannot be used here: every round has an adapter of its own"
         fix = "Merge it (recipes/export_model.py) and give that as policy.path"
         raise UserError("policy.lora.path", config.policy.lora.path, reason, fix)
-    if config.rollout.engine != "hf":
-        reason = "is not used by iterate, which samples with hf"
-        raise UserError("rollout.engine", config.rollout.engine, reason, "Use hf")
+    if config.rollout.server.url is not None and config.rollout.engine != "hf":
+        reason = "has one model, and every round samples another"
+        fix = "Use null: each round starts a server of its own"
+        raise UserError("rollout.server.url", config.rollout.server.url, reason, fix)
     if sampling.eval.prompts is None:
         reason = "is needed: the judge must see prompts that no round is trained on"
         raise UserError("eval.prompts", None, reason, "Give a file of held-out prompts")
@@ -120,6 +124,8 @@ def sample_plan(
         "prompts": str(prompts), "n": settings.n, "output": str(output),
         "decoding": _decoding(sampling, config.rollout.temperature), "stop": config.rollout.stop,
         "seed": seed_of(config) + 1_000_000_007 * number,
+        **({} if config.rollout.engine == "hf" else {
+            "server": dataclasses.asdict(config.rollout.server)}),
         "rules": {"pairs": settings.pairs, "min_margin": settings.min_margin,
                   "min_score": settings.min_score, "unfinished": settings.unfinished},
     }  # fmt: skip

@@ -34,7 +34,8 @@ def scored_samples(
 ) -> tuple[dict[str, list[Sample]], int]:
     """({prompt_id: its n answers}, how many prompts were too long) of a model.
 
-    load: gives model and tokenizer; called if there is something to do. Each block has a seed of
+    load: gives model (of transformers, or `Hosted`) and tokenizer; called if there is something to
+    do. Each block has a seed of
     its own and its lines are written together, so a run that was killed gives the same answers when
     it goes on. reward: `align.rewards.Reward`.
     """
@@ -61,15 +62,21 @@ def scored_samples(
 def _sampler(
     model: Any, tokenizer: Any, decoding: Decoding, stop: Sequence[str]
 ) -> tuple[Any, Callable[[Prompt], list[int] | None]]:
-    """The sampler, and a function that gives a prompt's ids, None where it is too long."""
+    """The sampler, and a function that gives a prompt's ids, None where it is too long.
+
+    model: a transformers model, or a `Hosted` one.
+    """
     from align.chat import render_prompt, stop_ids
     from align.checkpoints import max_positions
+    from align.iteration.hosting import Hosted
     from align.rollout.hf import HFSampler
 
-    sampler = HFSampler(
-        model, tokenizer, stop_ids=stop_ids(tokenizer), stop_strings=tuple(stop), **asdict(decoding)
-    )
-    room = (max_positions(model) or 10**9) - decoding.max_new_tokens
+    fields = {"stop_ids": stop_ids(tokenizer), "stop_strings": tuple(stop), **asdict(decoding)}
+    if isinstance(model, Hosted):
+        sampler, positions = model.sampler(tokenizer, fields), model.served.positions
+    else:
+        sampler, positions = HFSampler(model, tokenizer, **fields), max_positions(model)
+    room = (positions or 10**9) - decoding.max_new_tokens
 
     def fits(prompt: Prompt) -> list[int] | None:
         ids = render_prompt(tokenizer, list(prompt.messages))

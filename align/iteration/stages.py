@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from align.config_errors import UserError
+from align.config_rollout import RolloutServer
 from align.evaluation.sampling import Decoding
 from align.files import read_object, write_atomic
 from align.iteration.best_of_n import best_of_n, table
@@ -42,11 +44,32 @@ def _model(plan: dict[str, Any], path: str) -> tuple[Any, Any]:
 
 def _sample(plan: dict[str, Any]) -> int:
     """Answers of the current policy, scored, and the training data of the best."""
+    with ExitStack() as stack:
+        summary = _best(plan, lambda: stack.enter_context(_sampled(plan)))
+    print(table(summary), flush=True)
+    return 0
+
+
+@contextmanager
+def _sampled(plan: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """What is sampled from, and its tokenizer: the model, or a server that has it."""
+    from align.iteration.hosting import hosted
+
+    loaded = _model(plan, plan["model"])
+    if plan.get("server") is None:
+        yield loaded
+        return
+    with hosted(loaded, RolloutServer(**plan["server"]), Path(plan["output"])) as (host, tokenizer):
+        del loaded  # the server has a copy of its own
+        yield host, tokenizer
+
+
+def _best(plan: dict[str, Any], load: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
     from align.data.prompts import load_prompts
     from align.rewards import make_reward
 
-    summary = best_of_n(
-        lambda: _model(plan, plan["model"]),
+    return best_of_n(
+        load,
         load_prompts(plan["prompts"]),
         make_reward(plan["rewards"]),
         plan["n"],
@@ -57,8 +80,6 @@ def _sample(plan: dict[str, Any]) -> int:
         stop=plan["stop"],
         model=plan["name"],
     )
-    print(table(summary), flush=True)
-    return 0
 
 
 def _measure(plan: dict[str, Any]) -> int:

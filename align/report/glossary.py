@@ -68,6 +68,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "base_fertility": "fertility of the tokenizer that was extended, on the same text",
     },
     "Speed": {
+        "time/sync": "seconds of pushing weights to the server that samples, and of checking it",
+        "engine_restarts": "times that the server that samples was started again",
         "time/rollout": "seconds of sampling per update",
         "time/score": "seconds of scoring per update",
         "time/optimise": "seconds of optimisation per update",

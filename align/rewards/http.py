@@ -18,9 +18,7 @@ from urllib.parse import urlsplit
 
 from align.config_errors import UserError
 from align.config_files import check_url
-from align.records import Message
-from align.rewards.base import RewardError, checked
-from align.rewards.http_link import (
+from align.http_link import (
     Answer,
     Links,
     address,
@@ -29,6 +27,8 @@ from align.rewards.http_link import (
     reason,
     retry_after,
 )
+from align.records import Message
+from align.rewards.base import RewardError, checked
 
 TOKEN = "ALIGN_REWARD_TOKEN"
 MODEL = "Reward-Model"  # header of answers: what gave the scores

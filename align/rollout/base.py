@@ -140,18 +140,40 @@ class StopRule:
         )
 
 
+def check_decoding(sampler: Any) -> None:
+    """Refuse numbers that no sampler can use (UserError)."""
+    if not sampler.temperature >= 0:
+        raise UserError("rollout.temperature", sampler.temperature, "is negative", "Use 0 or more")
+    for name in ("max_new_tokens", "batch_size"):
+        if getattr(sampler, name) < 1:
+            raise UserError(f"rollout.{name}", getattr(sampler, name), "is below 1", "Use 1")
+
+
+def check_prompts(prompts: list[list[int]], max_new_tokens: int, limit: int | None) -> None:
+    """Refuse prompts that leave no room in `limit` positions (UserError), and empty ones.
+
+    Before anything is sampled: an embedding would fail deep inside, and a server cuts the
+    completion without a word.
+    """
+    if any(not p for p in prompts):
+        raise ValueError("a prompt without tokens cannot be completed")
+    longest = max((len(p) for p in prompts), default=0)
+    if limit and longest + max_new_tokens > limit:
+        field, value = "rollout.max_new_tokens", max_new_tokens
+        has = f"the longest prompt has {longest} tokens and the model {limit} positions"
+        room = f"Set data.max_prompt_length to {limit - value} or less" if limit > value else ""
+        if longest < limit:
+            room = f"Use at most {limit - longest}. {room}".strip()
+        raise UserError(field, value, f"does not fit: {has}", room)
+
+
 def make_sampler(rollout: Rollout, model: Any, tokenizer: Any, **overrides: Any) -> Sampler:
     """Sampler for the `rollout` section of a configuration.
 
-    overrides: any field of the sampler, e.g. temperature=0.0 for evaluation, want_logps=True.
-    Raises UserError for an engine that this version does not have.
+    model: a transformers model, with engine vllm_server an `align.rollout.vllm.Served`. overrides:
+    any field of the sampler, e.g. temperature=0.0 for evaluation, want_logps=True.
     """
-    if rollout.engine != "hf":
-        raise UserError(
-            "rollout.engine", rollout.engine, "is not available in this version", "Use 'hf'"
-        )
     from align.chat import stop_ids
-    from align.rollout.hf import HFSampler
 
     fields: dict[str, Any] = {
         "stop_ids": stop_ids(tokenizer),
@@ -163,4 +185,9 @@ def make_sampler(rollout: Rollout, model: Any, tokenizer: Any, **overrides: Any)
         "top_k": rollout.top_k,
         "batch_size": rollout.batch_size,
     }
-    return HFSampler(model, tokenizer, **(fields | overrides))
+    made: Any
+    if rollout.engine == "hf":
+        from align.rollout.hf import HFSampler as made
+    else:
+        from align.rollout.vllm import VllmSampler as made
+    return made(model, tokenizer, **(fields | overrides))

@@ -24,9 +24,8 @@ from torch import Tensor
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from align.checkpoints import max_positions
-from align.config_errors import UserError
 from align.groups import CPU_TOKENS
-from align.rollout.base import Interrupted, Samples, StopRule
+from align.rollout.base import Interrupted, Samples, StopRule, check_decoding, check_prompts
 from align.rollout.prefill import read_prompts
 
 
@@ -58,11 +57,7 @@ class HFSampler:
     interrupted: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise UserError("rollout.temperature", self.temperature, "is negative", "Use 0 or more")
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"rollout.{name}", getattr(self, name), "is below 1", "Use 1")
+        check_decoding(self)
         self.rule = StopRule(self.tokenizer, self.stop_ids, self.stop_strings, self.min_new_tokens)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         accepts = inspect.signature(base.forward).parameters
@@ -79,7 +74,7 @@ class HFSampler:
         Raises UserError when the longest prompt leaves no room for max_new_tokens,
         FloatingPointError when the model's logits are not finite, and Interrupted.
         """
-        self._check(prompts)
+        check_prompts(prompts, self.max_new_tokens, max_positions(self.model))
         rows = len(prompts) * n
         uniform = uniform_rows(rows, self.max_new_tokens, seed)
         order = sorted(range(rows), key=lambda row: (-len(prompts[row // n]), row))
@@ -208,20 +203,6 @@ class HFSampler:
         if given_up:
             raise Interrupted("sampling was interrupted")
         return running > 0
-
-    def _check(self, prompts: list[list[int]]) -> None:
-        """Refuse what would otherwise fail deep inside an embedding."""
-        if any(not p for p in prompts):
-            raise ValueError("a prompt without tokens cannot be completed")
-        limit = max_positions(self.model)
-        longest = max((len(p) for p in prompts), default=0)
-        if limit and longest + self.max_new_tokens > limit:
-            field, value = "rollout.max_new_tokens", self.max_new_tokens
-            has = f"the longest prompt has {longest} tokens and the model {limit} positions"
-            room = f"Set data.max_prompt_length to {limit - value} or less" if limit > value else ""
-            if longest < limit:
-                room = f"Use at most {limit - longest}. {room}".strip()
-            raise UserError(field, value, f"does not fit: {has}", room)
 
     def _check_ranks(self, rows: int) -> None:
         """Under synced_gpus an uneven number of rows would hang: say so instead."""

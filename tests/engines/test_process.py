@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from align.config_errors import Failed
-from align.engines.process import Launch, Server, free_port
+from align.engines.process import Launch, Server, answers, free_port
 
 # A server that starts a worker which ignores SIGTERM, as some engines' workers do.
 SCRIPT = """
@@ -79,3 +80,63 @@ def test_giving_up_while_waiting(tmp_path):
     quiet = Launch("quiet", ["sleep", "60"], "http://127.0.0.1:9", tmp_path / "log")
     with Server(quiet) as server:
         assert not server.wait(30, told=lambda: True)
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from align.engines.process import Launch, Server
+url, log, *command = sys.argv[1:]
+server = Server(Launch("a server", command, url, Path(log)))
+server.wait(30)
+print("serves", flush=True)
+time.sleep(600)
+"""
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not running(pid)
+
+
+def test_no_orphan_when_the_starter_is_killed(tmp_path):
+    """SIGKILL leaves a process no time to stop anything; the worker even ignores SIGTERM."""
+    of = launch(tmp_path)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, of.url, str(of.log), *of.command],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "serves\n"
+    worker = int(of.log.read_text().split()[1])
+    assert running(worker)
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    assert gone(worker)
+    assert not answers(of.url + "/health")
+
+
+def test_one_that_a_signal_ends(tmp_path):
+    """The guard ends as its command did."""
+    killed = Launch("killed", ["sh", "-c", "kill -9 $$"], "http://127.0.0.1:9", tmp_path / "log")
+    with Server(killed) as server, pytest.raises(Failed, match="ended with code -9"):
+        server.wait(30)
+
+
+def test_a_program_that_is_not_there(tmp_path):
+    missing = Launch("missing", ["no-such-program"], "http://127.0.0.1:9", tmp_path / "log")
+    with Server(missing) as server, pytest.raises(Failed, match="No such file or directory"):
+        server.wait(30)
+
+
+def test_what_is_shown_holds_no_key(tmp_path):
+    of = Launch(
+        "one", ["serve", "--model", "a b"], "http://127.0.0.1:9", tmp_path / "log",
+        env={"VLLM_API_KEY": "geheim", "VLLM_CPU_KVCACHE_SPACE": "2"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert of.shown() == (
+        f"cd {tmp_path} && VLLM_API_KEY=*** VLLM_CPU_KVCACHE_SPACE=2 serve --model 'a b'"
+    )

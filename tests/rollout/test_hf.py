@@ -396,12 +396,3 @@ def test_item04_make_sampler_reads_the_rollout_section():
     assert (made.max_new_tokens, made.min_new_tokens, made.top_p, made.top_k) == (9, 2, 0.9, 5)
     assert (made.stop_strings, made.batch_size) == (("。",), 3)
     assert (made.temperature, made.want_logps) == (0.0, True)
-
-
-@pytest.mark.parametrize("engine", ["vllm_server", "vllm_colocate"])
-def test_engines_that_are_not_there(engine):
-    with pytest.raises(UserError) as caught:
-        make_sampler(Rollout(engine=engine), tiny.model("gpt2"), tiny.tokenizer())
-    assert str(caught.value) == (
-        f"rollout.engine='{engine}' is not available in this version. Use 'hf'."
-    )

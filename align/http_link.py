@@ -1,4 +1,4 @@
-"""One connection to a reward server, kept open, and what its answers' headers say.
+"""One connection to a server, kept open, and what its answers' headers say.
 
 Standard library alone: no proxy of the environment and no redirect is followed, so that a token
 goes nowhere else.
@@ -10,7 +10,9 @@ import email.utils
 import http.client
 import json
 import os
+import socket
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -50,6 +52,7 @@ class Links:
     def __init__(self, url: str, timeout: float) -> None:
         self.url, self.timeout = url, timeout
         self._link: _Link | None = None
+        self._closed = False
 
     def ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         """The answer; OSError or HTTPException where none came."""
@@ -60,8 +63,16 @@ class Links:
                 return self._link.ask(method, target, body, headers)
             except (ConnectionError, http.client.BadStatusLine):
                 pass  # closed while it was idle: that is no failed attempt
+        if self._closed:
+            raise ConnectionError("closed by the asking side")
         self._link = _Link(self.url, self.timeout)
         return self._link.ask(method, target, body, headers)
+
+    def close(self) -> None:
+        """End the connection, from another thread too: a request under way fails, none follows."""
+        self._closed = True
+        if self._link is not None:
+            self._link.close()
 
 
 class _Link:
@@ -96,6 +107,12 @@ class _Link:
                 pass
             raise
         return self._read()
+
+    def close(self) -> None:
+        self.usable = False
+        if self.connection.sock is not None:
+            with suppress(OSError):
+                self.connection.sock.shutdown(socket.SHUT_RDWR)  # which wakes a thread that reads
 
     def _read(self) -> Answer:
         response = self.connection.getresponse()

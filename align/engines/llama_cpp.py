@@ -1,0 +1,71 @@
+"""How llama.cpp's server is started on a GGUF file: `llama-server`, or the wheel `xllamacpp`.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from align.config_errors import UserError
+from align.engines import llama_wheel
+from align.engines.process import Launch, url_of
+from align.engines.venvs import find_program
+
+PROGRAM = "llama-server"
+WHEEL = "xllamacpp"
+SLOTS = 4  # answers at a time
+# The policy as it was trained: llama.cpp's defaults cut its distribution (top-k 40, min-p 0.05).
+SAMPLING = ("--temp", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0")
+
+
+def program(python: str | None) -> list[str]:
+    """The words that start its server, of this order: PATH, its own environment, the wheel.
+
+    python: an interpreter that has the wheel; it is taken then.
+    """
+    if python is not None:
+        if not Path(python).exists():
+            fix = f"Give the bin/python of an environment with {WHEEL}"
+            raise UserError("python", python, "does not exist", fix)
+        return [python, llama_wheel.__file__]
+    found = shutil.which(PROGRAM) or find_program("llama.cpp", PROGRAM)
+    if found is not None:
+        return [str(found)]
+    if find_spec(WHEEL) is not None:
+        return [sys.executable, llama_wheel.__file__]
+    raise UserError(
+        "engine", "llama.cpp", f"is not here: no {PROGRAM} on PATH, and no {WHEEL}",
+        f"Run: pip install {WHEEL}, or put {PROGRAM} on PATH",
+    )  # fmt: skip
+
+
+def launch(
+    model: str | Path,
+    *,
+    name: str,
+    log: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    python: str | None = None,
+    max_model_len: int | None = None,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Launch:
+    """Launch of a GGUF file under `name`, with the model's own chat template.
+
+    max_model_len: tokens that each of SLOTS answers at a time may have, prompt included; None: the
+    context of the model, which they share. options: further words of its command line.
+    """
+    words = [*program(python), "-m", str(model), "--host", host, "--port", str(port)]
+    words += ["--alias", name, "--jinja", "--metrics", "--no-webui", "--offline", *SAMPLING]
+    if max_model_len is not None:
+        each = ["--parallel", str(SLOTS), "--no-kv-unified"]
+        words += ["--ctx-size", str(SLOTS * max_model_len), *each]
+    return Launch(
+        "llama.cpp", [*words, *options], url_of(host, port), log, "/health", dict(env or {})
+    )

@@ -1,0 +1,168 @@
+"""`recipes/serve_model.py`: one engine on one exported model, from its start to a clean stop.
+
+Found wrong in this order, all within a second: options, the model's path, the key, the address,
+the engine's program. Then the engine is started, waited for, and watched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from align.config_errors import Failed
+from align.engines.process import POLL_S, Server
+from align.engines.transformers_serve import linked
+from align.files import read_object, write_atomic
+from align.serving.engine_plan import Plan, make_plan
+from align.serving.options import check_options, choose_engine, parser, read_key, split_words
+from align.serving.served_model import check_pair, find_served
+from reward_models.server_options import bound
+
+SAY_EVERY_S = 10.0
+PUBLIC = "Name a variable that holds a key with --api_key_env, or add --allow_public"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve from the command line until SIGTERM or SIGINT; 0 then. UserError is the caller's."""
+    own, words = split_words(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(own)
+    check_options(args)
+    served = find_served(args.model, args.served_model_name, gguf=args.engine == "llama.cpp")
+    engine = choose_engine(args.engine, served)
+    check_pair(served, engine, args.model)
+    key = read_key(args)
+    with bound(args, key, PUBLIC) as listener:
+        plan = make_plan(args, served, engine, words, key, listener.getsockname()[:2])
+        if args.dry_run:
+            print(plan.launch.shown())
+            return 0
+        return run(args, plan, listener, key)
+
+
+def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str | None) -> int:
+    """Start, announce, watch and stop. Failed with the end of the log where the engine ends."""
+    _prepare(args, plan)
+    with _told_to_stop() as stop, ExitStack() as open_things:
+        public = shown_address(listener)
+        direct = not (plan.front or args.request_log)
+        if direct:
+            listener.close()  # the engine takes the port itself
+        started = time.monotonic()
+        server = open_things.enter_context(Server(plan.launch))
+        progress = Progress(plan.launch.name, args.timeout)
+        if not server.wait(args.timeout, told=lambda: progress.say() or stop.is_set()):
+            print("stopped", flush=True)
+            return 0
+        apps: list[Any] = []
+        if not direct:
+            apps = _stand_before(args, plan, listener, key, open_things)
+        print(
+            f"serving {', '.join(names(plan))} on http://{public}/v1 (engine {plan.engine}, "
+            f"{time.monotonic() - started:.0f} s), log {plan.launch.log}", flush=True,
+        )  # fmt: skip
+        while not stop.is_set():
+            if not server.alive():
+                raise Failed(server.ended())
+            if not all(app.alive() for app in apps):
+                raise Failed("the HTTP front ended by itself; its error stands above")
+            stop.wait(POLL_S)
+    print("stopped", flush=True)
+    return 0
+
+
+def names(plan: Plan) -> list[str]:
+    """What clients may ask for."""
+    return [plan.served.name, *(name for name, _, _ in plan.served.adapters)]
+
+
+def shown_address(listener: socket.socket) -> str:
+    """host:port of a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Progress:
+    """One line on stderr now and then while an engine loads."""
+
+    def __init__(self, name: str, most_s: float) -> None:
+        self.name, self.most_s = name, most_s
+        self._began = self._said = time.monotonic()
+
+    def say(self) -> bool:
+        """Print it where it is time to; always False."""
+        now = time.monotonic()
+        if now - self._said >= SAY_EVERY_S:
+            self._said = now
+            spent = now - self._began
+            line = f"waiting for {self.name}: {spent:.0f} s of at most {self.most_s:g} s"
+            print(line, file=sys.stderr, flush=True)
+        return False
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM, SIGINT or SIGHUP sets; the handlers before come back at the end."""
+    stop = threading.Event()
+    handler: Callable[..., None] = lambda *_: stop.set()  # noqa: E731
+    before = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _prepare(args: argparse.Namespace, plan: Plan) -> None:
+    """The log folder, and what should be said before the engine starts."""
+    write_atomic(plan.launch.log.parent / "command.txt", plan.launch.shown() + "\n")
+    if plan.launch.cwd is not None:
+        linked(plan.served.path, plan.launch.cwd, plan.served.name)
+    config = read_object(plan.served.path / "generation_config.json")
+    if plan.engine == "transformers" and config.get("do_sample") is not True:
+        line = "generation_config.json has no do_sample: true, so the engine answers greedily"
+        print(f"warning: {line}, whatever temperature is asked for", file=sys.stderr, flush=True)
+    if args.allow_public and args.api_key_env is None:
+        print(f"warning: whoever reaches {args.host} may ask", file=sys.stderr, flush=True)
+
+
+def _stand_before(
+    args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str | None,
+    open_things: ExitStack,
+) -> list[Any]:  # fmt: skip
+    """Serve the front and, with --request_log, the proxy that keeps it; the last is public."""
+    from align.serving.app_thread import AppThread
+
+    apps: list[Any] = []
+
+    def serve(app: Any, where: socket.socket) -> None:
+        where.listen(2048)
+        apps.append(AppThread(app, where))
+        open_things.callback(apps[-1].stop)
+
+    upstream = plan.launch.url
+    if plan.front:
+        from align.serving.front import Front, make_app
+
+        context = None
+        if plan.checks:
+            from align.serving.prompt_tokens import context_of
+
+            context = context_of(Path(plan.served.path), args.max_model_len)
+        where = listener
+        if args.request_log:
+            where = open_things.enter_context(socket.create_server(("127.0.0.1", 0)))
+        serve(make_app(Front(upstream, plan.served.name, key=key, context=context)), where)
+        upstream = f"http://{shown_address(where)}"
+    if args.request_log:
+        from align.serving import proxy
+
+        serve(proxy.make_app(upstream, Path(args.request_log), log_texts=args.log_texts), listener)
+    return apps

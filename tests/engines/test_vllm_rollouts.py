@@ -1,0 +1,116 @@
+"""PPO with rollouts from a real vLLM server, in an environment of its own."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
+import ppo_models as tiny
+from launching import ROOT, config_file, environment, launch
+
+from align.engines.venvs import find_python, root
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(find_python("vllm") is None, reason=f"no vllm in {root()} (ALIGN_ENGINES)"),
+]
+LORA = {"policy": {"lora": {"r": 4, "alpha": 8.0}}}
+SERVER = {"args": ["--max-num-seqs", "16"], "timeout_s": 300}
+
+
+@functools.cache
+def base() -> str:
+    """Folder of a small Llama; vLLM's attention on a CPU takes no heads below 32."""
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=tiny.VOCAB, hidden_size=128, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+        initializer_range=0.08, bos_token_id=None, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    folder = tempfile.mkdtemp(prefix="align-engine-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def prepared(folder: Path, steps: int = 4, **sections) -> list[str]:
+    """The command line of a run of some updates."""
+    rollout = {"engine": "vllm_server", "server": SERVER, **sections.pop("rollout", {})}
+    train = {"max_steps": steps, "learning_rate": 1e-2, **sections.pop("train", {})}
+    policy = {"path": base(), **sections.pop("policy", {})}
+    tiny.config(folder, rollout=rollout, train=train, policy=policy, **sections)
+    return ["--config", str(folder / "config.yaml")]
+
+
+def rows(folder: Path) -> list[dict]:
+    text = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    return [row for line in text.splitlines() if "sampler_gap" in (row := json.loads(line))]
+
+
+def recipe(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "recipes/ppo.py", *argv], cwd=ROOT, env=environment(),
+        capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("sync", "more"), [("reload", {}), ("lora", LORA)], ids=["reload", "lora"])
+def test_its_log_probs_are_the_trainers_after_every_push(tmp_path, sync, more):
+    done = recipe(prepared(tmp_path, rollout={"sync": sync}, **more))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    found = rows(tmp_path)
+    assert len(found) == 4
+    assert max(row["sampler_gap"] for row in found) < 1e-4
+    assert found[-1]["kl/sum"] > 0.05  # the weights have moved
+
+
+def test_two_processes_share_one_server(tmp_path):
+    done = launch("recipes/ppo.py", prepared(tmp_path, steps=2), config_file("ddp"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert max(row["sampler_gap"] for row in rows(tmp_path)) < 1e-4
+
+
+def test_an_engine_that_is_killed_comes_back(tmp_path):
+    argv = [sys.executable, "recipes/ppo.py", *prepared(tmp_path, steps=30)]
+    with subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                          text=True) as run:  # fmt: skip
+        end = time.monotonic() + 300
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not metrics.exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        os.kill(api_server(tmp_path), signal.SIGKILL)
+        said = run.communicate(timeout=300)[0]
+    assert run.returncode == 0
+    assert "Restart 1 of 3" in said
+    found = rows(tmp_path)
+    assert len(found) == 30
+    assert found[-1]["engine_restarts"] == 1
+    assert max(row["sampler_gap"] for row in found) < 1e-4
+
+
+def api_server(folder: Path) -> int:
+    """The process that answers HTTP for the run of this folder."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        if "vllm.entrypoints" in line and f"{folder}/" in line and "guard.py" not in line:
+            return int(entry.name)
+    raise AssertionError("no server runs")
