@@ -186,5 +186,5 @@ def _differs(
         f" token {at} is {got[at : at + 4]} in place of {ids[at : at + 4]} ({len(got)} tokens, "
         f"{len(ids)} trained), text {text[-60:]!r}, read by {type(served).__name__}. Where that is "
         "the class of another family, transformers goes by model_type and ignores the tokenizer of "
-        "one's own: such a model cannot be served with it. Nothing was written"
+        "one's own: no server can use it. Nothing was written; --parity 0 writes it unchecked"
     )
