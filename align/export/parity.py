@@ -52,6 +52,8 @@ def render(
     model's positions; a prompt with less than 16 left is left out. Failed where the exported folder
     does not render what training renders.
     """
+    from jinja2 import TemplateError
+
     from align.chat import render_prompt
     from align.chat_turns import encode
     from align.records import RecordError
@@ -62,11 +64,9 @@ def render(
         try:
             ids = render_prompt(tokenizer, messages)
             text = served.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template raises what it likes
-            if isinstance(error, RecordError) or "emplate" in type(error).__name__:
-                refused += 1
-                continue
-            raise
+        except (RecordError, TemplateError):
+            refused += 1
+            continue
         if longest is not None and len(ids) + TOKENS > longest:
             too_long += 1
             continue

@@ -106,9 +106,10 @@ def test_what_does_not_fit_or_is_refused_is_left_out_and_said(exported):
         "{%- if messages[0]['role'] == 'system' -%}{{- raise_exception('no') -}}{%- endif -%}"
         + tok.chat_template
     )
-    rows, notes = parity.render(strict, strict, CONVERSATIONS[:4], None)
+    with_system = [c for c in CONVERSATIONS if c[0]["role"] == "system"]
+    rows, notes = parity.render(strict, strict, [*CONVERSATIONS[:2], *with_system[:3]], None)
     assert len(rows) == 2
-    assert "2 parity conversations left out: the template refuses" in notes[0]
+    assert "3 parity conversations left out: the template refuses" in notes[0]
 
 
 def test_a_quarter_comes_from_the_runs_own_prompts():
