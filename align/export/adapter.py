@@ -302,12 +302,17 @@ def _write_card(
 ) -> None:  # fmt: skip
     from align.export.card import write_card
 
-    shown = "FOLDER/base" if (folder / "base").is_dir() else base or Path(adapter.base).name
+    shown = "FOLDER/base" if (folder / "base").is_dir() else shown_base(base or adapter.base)
     words = f"--enable-lora --max-lora-rank {max(8, report['rank'])} --lora-modules NAME=FOLDER"
     write_card(
         folder, source=adapter.policy, run=adapter.run, report=report, license=license,
         language=language, base=base, library="peft", extra=[f"vllm serve {shown} {words}"],
     )  # fmt: skip
+
+
+def shown_base(name: str) -> str:
+    """A base as a card names it: a hub id, or the last name of a path."""
+    return Path(name).name if Path(name).exists() else name
 
 
 def same_base(adapters: Sequence[tuple[str, Adapter]]) -> None:

@@ -15,6 +15,7 @@ from align.export.adapter import (
     place_base,
     policy_tokenizer,
     same_base,
+    shown_base,
     write_adapter,
 )
 from align.export.adapter_folder import ARGS, serve_args, write_adapters
@@ -63,7 +64,7 @@ def export_adapters(
             notes += [f"{own}: {note}" for note in report["notes"] if note not in notes]
         shown = "base" if (staging / "base").is_dir() else name
         write_adapters(staging, shown, rows)
-        _write_readme(staging, shown, rows, license, language)
+        _write_readme(staging, shown_base(shown), rows, license, language)
         replace_folder(staging, output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -43,7 +43,10 @@ def write_card(
     """
     runs = facts.lineage(run)
     hub_base, said_base = facts.base_of(runs, source)
-    hub_base, said_base = (base, base) if base is not None else (hub_base, said_base)
+    if base is not None:
+        local = Path(base).exists()
+        hub_base = None if local else base
+        said_base = f"a local folder named {Path(base).name}" if local else base
     given = license or facts.base_license(runs, source)
     identifier, name = facts.license_of(given) if given else ("unknown", None)
     if not given:

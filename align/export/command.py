@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,15 @@ from align.config_errors import UserError
 from align.export import formats, quantised_options
 from align.export.hf import (
     DTYPES,
+    SHARD,
     check_causal,
     check_output,
     check_shard_size,
-    replace_folder,
-    stored_dtype,
+    export,
+    export_checkpoint,
 )
 from align.model_safety import add_options, allow_as_asked
+from align.run_manifest import read_manifest
 
 PARITY = 32
 
@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dtype", choices=DTYPES, help="default: as stored")
     p.add_argument("--chat_template", help="chatml, zh_instruction, inst or a jinja file")
-    p.add_argument("--max_shard_size", default="5GB", help="of one weights file (default: 5GB)")
+    p.add_argument(
+        "--max_shard_size", default=SHARD, help=f"of one weights file (default: {SHARD})"
+    )
     p.add_argument(
         "--parity", type=whole(0), default=PARITY, metavar="N",
         help=f"conversations in parity.jsonl, which check_server.py reads (default: {PARITY})",
@@ -76,11 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.run = formats.run_of(given)
     places = formats.places(args.to, given, args.output)
     source = _check(args, places)
-    with _whole(args, source, next(iter(places.values()))) as (model, method):
-        if method == "reward":
-            return _reward(args, model, places)
-        for name, output in places.items():
-            _say(output, _write(name, model, output, args))
+    for name, output in places.items():
+        _write(name, source, output, args)
     return 0
 
 
@@ -91,6 +90,10 @@ def _check(args: argparse.Namespace, places: dict[str, Path]) -> Path:
     source = Path(args.checkpoint) if args.checkpoint else find_model(args.model)
     check_shard_size(args.max_shard_size)
     check_causal(source)
+    reward = bool(args.checkpoint) and read_manifest(args.run or source).get("method") == "reward"
+    if reward and args.to != ["hf"]:
+        reason = "is for causal models, and this is a reward model's checkpoint"
+        raise UserError("to", " ".join(args.to), reason, "Leave it out")
     for name, output in places.items():
         check_output(source, output, args.overwrite)
         if name == "adapter":
@@ -109,60 +112,34 @@ def _check(args: argparse.Namespace, places: dict[str, Path]) -> Path:
     return source
 
 
-@contextlib.contextmanager
-def _whole(args: argparse.Namespace, source: Path, place: Path) -> Iterator[tuple[Path, str]]:
-    """The model folder to export, and the method that trained it where a checkpoint says so."""
-    if not args.checkpoint:
-        yield source, ""
-        return
-    from align.consolidate import consolidate
-
-    staging = place.with_name(f".{place.name}.whole")
-    try:
-        yield staging, consolidate(source, staging).method
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write(name: str, model: Path, output: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _write(name: str, source: Path, output: Path, args: argparse.Namespace) -> None:
+    """Write one form and say what came of it."""
     if name == "hf":
-        from align.export.hf import export
-
-        return export(
-            model, output, dtype=args.dtype, overwrite=args.overwrite, parity=args.parity,
+        make = export if args.checkpoint is None else export_checkpoint
+        report = make(
+            source, output, dtype=args.dtype, overwrite=args.overwrite, parity=args.parity,
             chat_template=args.chat_template, max_shard_size=args.max_shard_size, run=args.run,
             card=_card(args),
         )  # fmt: skip
-    if name == "adapter":
+        _say(output, report)
+    elif name == "adapter":
         from align.export.adapter import export_adapter
 
-        return export_adapter(
+        report = export_adapter(
             args.model, output, base=args.base, overwrite=args.overwrite, license=args.license,
             language=args.language, chat_template=args.chat_template, parity=args.parity,
         )  # fmt: skip
-    from align.export.quantised import export_quantised
+        _say(output, report)
+    else:
+        from align.export.quantised import export_quantised
 
-    return export_quantised(name, model, output, args)
+        export_quantised(name, source, output, args)
 
 
 def _card(args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = Path(args.checkpoint).name if args.checkpoint else None
     return {"license": args.license, "language": args.language, "base": args.base,
             "datasets": args.datasets, "checkpoint": checkpoint}  # fmt: skip
-
-
-def _reward(args: argparse.Namespace, model: Path, places: dict[str, Path]) -> int:
-    """A reward model's checkpoint is written without a contract: its scores were not measured."""
-    asked = {"dtype": args.dtype, "chat_template": args.chat_template}
-    asked["to"] = None if list(places) == ["hf"] else " ".join(places)
-    for name, value in asked.items():
-        if value:
-            reason = "is for causal models, and this is a reward model's checkpoint"
-            raise UserError(name, value, reason, "Leave it out")
-    output = places["hf"]
-    replace_folder(model, output)
-    print(f"{output}: a reward model without a contract, {stored_dtype(output)}")
-    return 0
 
 
 def _adapters(args: argparse.Namespace) -> int:
@@ -184,15 +161,14 @@ def _adapters(args: argparse.Namespace) -> int:
 
 def _say(output: Path, report: dict[str, Any]) -> None:
     """What was written, and what its user must know."""
-    if "parameters" in report:
-        print(
-            f"{output}: {report['parameters']:,} parameters, {report['dtype']}, stop ids "
-            f"{report['stop_ids']}, largest logit difference {report['max_logit_difference']:.1e}"
-        )
-    elif "rank" in report:
-        print(
-            f"{output}: LoRA of rank {report['rank']} on {report['base']}, largest logit "
-            f"difference {report['max_logit_difference']:.1e}"
-        )
-    for note in report.get("notes", ()):
+    if "rank" in report:
+        said = f"LoRA of rank {report['rank']} on {report['base']}"
+    elif "parameters" in report:
+        said = f"{report['parameters']:,} parameters, {report['dtype']}, stop ids "
+        said += str(report["stop_ids"])
+    else:
+        print(f"{output}: a reward model without a contract, {report['dtype']}")
+        return
+    print(f"{output}: {said}, largest logit difference {report['max_logit_difference']:.1e}")
+    for note in report["notes"]:
         print(f"{output}: {note}")

@@ -2,7 +2,7 @@
 
 One turn and several, with a system text and without, white space at the ends, emoji of several
 code points, rare and traditional characters, numbers, code, long texts, and texts that spell the
-marks of chat templates. The last ones ask for very short answers, so that a stop token comes.
+marks of chat templates. Some near the front ask for very short answers, so that a stop token comes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ def _turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:
 CONVERSATIONS = (
     _turns("你好，请介绍一下你自己。"),
     _turns("What is the capital of France?"),
+    _turns("Reply with the single word OK."),
+    _turns("只回答一个字：好。"),
+    _turns("Say yes."),
+    _turns("1+1=? Answer with the number only."),
     _turns("把这句话译成英文：早餐不错，位置也很方便。", system="你是一个简洁的翻译。"),
     _turns("Name three fruits.", system="Answer in one short sentence."),
     _turns("推荐一本书。", "《红楼梦》。", "为什么？"),
@@ -46,8 +50,4 @@ CONVERSATIONS = (
     _turns("a"),
     _turns("写一条酒店评论", "房间很干净，服务很好。", "再写一条差评", system="你写短评。"),
     _turns("https://example.org/path?q=1&r=%E4%BD%A0#frag user@example.org"),
-    _turns("Reply with the single word OK."),
-    _turns("只回答一个字：好。"),
-    _turns("Say yes."),
-    _turns("1+1=? Answer with the number only."),
 )

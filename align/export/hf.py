@@ -81,6 +81,34 @@ def export(
     return report
 
 
+def export_checkpoint(
+    checkpoint: str | Path, output: str | Path, *, overwrite: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Export a run's checkpoint-N as `export` does a finished model.
+
+    A reward model's is written without a contract: its scores were not measured yet.
+    """
+    from align.consolidate import consolidate
+
+    checkpoint, output = Path(checkpoint), Path(output)
+    check_output(checkpoint, output, overwrite)
+    staging = output.with_name(f".{output.name}.whole")
+    try:
+        config = consolidate(checkpoint, staging)
+        if config.method != "reward":
+            options = {"run": run_of(checkpoint), **options}
+            report = export(staging, output, overwrite=overwrite, **options)
+            return report | {"source": str(checkpoint)}
+        for name in ("dtype", "chat_template"):
+            if options.get(name):
+                reason = "is for causal models, and this is a reward model's checkpoint"
+                raise UserError(name, options[name], reason, "Leave it out")
+        replace_folder(staging, output)
+        return {"source": str(checkpoint), "dtype": stored_dtype(output)}
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def check_output(source: Path, output: Path, overwrite: bool) -> None:
     """Refuse a place that is taken, or that holds the source itself."""
     if output.exists() and not output.is_dir():

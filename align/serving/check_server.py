@@ -101,7 +101,7 @@ def table(found: Outcome, least: float) -> str:
          "" if found.ended else "not checked: no answer of the file ends"),
     ]  # fmt: skip
     text = "\n".join(
-        f"{'ok  ' if good else 'FAIL'} {name:12} {said:28} {note}"
+        f"{'ok  ' if good else 'FAIL'} {name:12} {said:28} {note}".rstrip()
         for name, good, said, note in lines
     )
     if found.as_special:

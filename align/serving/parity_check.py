@@ -26,6 +26,7 @@ from align.serving.parity_server import NoAnswer, Reply, Server
 HALF = "\ufffd"
 TIE = 0.02
 AGREEMENT = 0.9
+GIVE_UP = 3  # unanswered requests in a row
 NEEDED = {
     "messages": list, "prompt_ids": list, "prompt_text": str, "greedy_ids": list,
     "greedy_text": str, "offsets": list, "margins": list, "stop_ids": list,
@@ -95,16 +96,24 @@ def check(
     tie: nats between the two best tokens, below which either may come. exact: the first token must
     be the exported model's (ties excepted), as a float32 engine gives it.
     """
-    found = Outcome(prompts=_way(server, rows[0]), rows=len(rows))
+    found, silent = Outcome(prompts=_way(server, rows[0]), rows=len(rows)), 0
     for row in rows:
         line = row["line"]
+        if silent == GIVE_UP:
+            found.fail(line, "prompt", f"not asked: {GIVE_UP} answers in a row had not come")
+            continue
         try:
             expected = _check_prompt(server, row, found)
+            if expected is None:
+                silent = 0
+                continue
             reply = server.chat(row["messages"], _budget(row))
         except NoAnswer as error:
             found.fail(line, "prompt", f"the server does not answer: {error}")
+            silent += 1
             continue
-        if expected is None or not _check_count(row, reply, expected, found):
+        silent = 0
+        if not _check_count(row, reply, expected, found):
             continue
         # Where only the number is known, a text that spells special tokens may be read either way.
         sure = found.prompts != "count" or "plain_ids" not in row

@@ -85,9 +85,11 @@ def test_an_adapter_on_a_tuned_base_comes_with_that_base(base, tmp_path):
     with pytest.raises(Failed, match="un-tuned model of the same shape"):
         export_adapter(ppo, tmp_path / "wrong", base=base)
     assert not (tmp_path / "wrong").exists()
-    assert export_adapter(ppo, tmp_path / "named", base=str(sft / "final"))["base"] == str(
-        sft / "final"
-    )
+    tuned = str(sft / "final")
+    assert export_adapter(ppo, tmp_path / "named", base=tuned)["base"] == tuned
+    card = (tmp_path / "named" / "README.md").read_text()
+    assert "a local folder named final" in card
+    assert str(tmp_path) not in card
 
 
 def test_a_hub_id_is_named_and_said_to_be_unchecked(base, tmp_path):

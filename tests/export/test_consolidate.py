@@ -49,6 +49,8 @@ def test_a_reward_models_checkpoint_is_a_scored_model_without_contract(tmp_path,
     assert "without a contract" in capsys.readouterr().out
     with pytest.raises(UserError, match="dtype='bfloat16' is for causal models"):
         main([*words, "--overwrite", "--dtype", "bfloat16"])
+    with pytest.raises(UserError, match="to='int8' is for causal models"):
+        main([*words, "--overwrite", "--to", "int8"])
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

@@ -86,6 +86,15 @@ def test_a_folder_that_renders_otherwise_is_refused():
             parity.render(trained, other, CONVERSATIONS[:1], None)
 
 
+def test_a_tokenizer_that_transformers_would_rebuild_is_refused(tmp_path):
+    """AutoTokenizer goes by the model type, and makes Qwen2's own of what lies beside a Qwen2."""
+    tp.save(tmp_path / "model", kind="qwen2", **SIZE)
+    with pytest.raises(Failed, match=r"read by Qwen2Tokenizer.*--parity 0 writes it unchecked"):
+        export(tmp_path / "model", tmp_path / "out", parity=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert "parity" not in export(tmp_path / "model", tmp_path / "out")
+
+
 def test_what_does_not_fit_or_is_refused_is_left_out_and_said(exported):
     tok = tp.words()
     rows, notes = parity.render(tok, tok, CONVERSATIONS, 100)
@@ -97,9 +106,10 @@ def test_what_does_not_fit_or_is_refused_is_left_out_and_said(exported):
         "{%- if messages[0]['role'] == 'system' -%}{{- raise_exception('no') -}}{%- endif -%}"
         + tok.chat_template
     )
-    rows, notes = parity.render(strict, strict, CONVERSATIONS[:4], None)
+    with_system = [c for c in CONVERSATIONS if c[0]["role"] == "system"]
+    rows, notes = parity.render(strict, strict, [*CONVERSATIONS[:2], *with_system[:3]], None)
     assert len(rows) == 2
-    assert "2 parity conversations left out: the template refuses" in notes[0]
+    assert "3 parity conversations left out: the template refuses" in notes[0]
 
 
 def test_a_quarter_comes_from_the_runs_own_prompts():

@@ -127,6 +127,16 @@ def test_a_refused_conversation_is_shown(parity, capsys):
     assert "line 3, prompt: the server does not answer" in capsys.readouterr().out
 
 
+def test_a_server_that_has_died_is_not_asked_to_the_end(tmp_path, capsys):
+    made = st.rows(tokenizer()) * 3
+    write_jsonl(tmp_path / "p.jsonl", made)
+    stub = st.Stub(tokenizer())
+    stub.answers.clear()
+    assert run(stub, tmp_path / "p.jsonl") == 1
+    assert stub.asked.count("/v1/chat/completions") <= 2 * 3  # a closed connection is tried again
+    assert "0 of 12 as trained" in capsys.readouterr().out
+
+
 def test_wrong_input_is_a_user_error(parity, tmp_path, capsys):
     dead = "http://127.0.0.1:9"
     with pytest.raises(UserError, match="cannot be asked for its models"):
