@@ -11,6 +11,7 @@ comes from LLAMA_API_KEY, as llama-server's does.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -66,8 +67,7 @@ def settings(args: argparse.Namespace, params: Any) -> Any:
 def main(words: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     args = parser().parse_args(words)
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
