@@ -5,6 +5,7 @@ No torch.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from align.engines import llama_wheel
 from align.engines.process import Launch, url_of
 from align.engines.venvs import find_program
 
+ORIGINS = "LLAMA_ARG_CORS_ORIGINS"  # web pages that may ask; its default: every one in the world
 PROGRAM = "llama-server"
 WHEEL = "xllamacpp"
 SLOTS = 4  # answers at a time
@@ -66,6 +68,5 @@ def launch(
     if max_model_len is not None:
         each = ["--parallel", str(SLOTS), "--no-kv-unified"]
         words += ["--ctx-size", str(SLOTS * max_model_len), *each]
-    return Launch(
-        "llama.cpp", [*words, *options], url_of(host, port), log, "/health", dict(env or {})
-    )
+    added = {ORIGINS: os.environ.get(ORIGINS, "localhost")} | dict(env or {})
+    return Launch("llama.cpp", [*words, *options], url_of(host, port), log, "/health", added)

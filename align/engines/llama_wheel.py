@@ -5,12 +5,14 @@ Started as a file by an interpreter that may have nothing else of ours:
     python llama_wheel.py -m model.gguf --host 127.0.0.1 --port 8000 --alias NAME …
 
 Only the words that `align.engines.llama_cpp` writes are known, and a few that people add; the key
-comes from LLAMA_API_KEY, as llama-server's does.
+comes from LLAMA_API_KEY and the web pages that may ask from LLAMA_ARG_CORS_ORIGINS, as for
+llama-server.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -53,6 +55,8 @@ def settings(args: argparse.Namespace, params: Any) -> Any:
         params.model_alias = {args.alias}
     if os.environ.get("LLAMA_API_KEY"):
         params.api_keys = [os.environ["LLAMA_API_KEY"]]
+    if hasattr(params, "cors_origins"):  # since 2026: older ones allow every web page
+        params.cors_origins = os.environ.get("LLAMA_ARG_CORS_ORIGINS", params.cors_origins)
     if args.threads is not None:
         params.cpuparams.n_threads = args.threads
     if args.gpu_layers is not None:
@@ -66,8 +70,7 @@ def settings(args: argparse.Namespace, params: Any) -> Any:
 def main(words: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     args = parser().parse_args(words)
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -49,7 +49,8 @@ def launch(
     generation_config.json, the precision on a GPU from its config.json.
     """
     words = [python, "-m", MODULE, "--model", str(model), "--host", host, "--port", str(port)]
-    words += [] if name is None else ["--served-model-name", name, "--generation-config", "auto"]
+    if name is not None:
+        words += ["--served-model-name", name, "--generation-config", "auto"]
     added = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | dict(env or {})
     if cpu:
         words += ["--dtype", "float32", "--enforce-eager"]

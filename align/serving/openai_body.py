@@ -17,8 +17,11 @@ _UNHEARD: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "echo": (False,),
     "presence_penalty": (0,), "response_format": ({"type": "text"},), "functions": ([],),
     "function_call": ("none", "auto"), "tool_choice": ("none", "auto"),
-    "frequency_penalty": (0,),
+    "frequency_penalty": (0,), "top_k": (0, -1), "min_p": (0,), "repetition_penalty": (1,),
+    "ignore_eos": (False,),
 }  # fmt: skip
+# Fields of other servers that ask for more in the answer: clients look whether it is there.
+_MORE = ("return_token_ids", "return_tokens_as_token_ids")
 
 
 class Refused(Exception):
@@ -63,9 +66,10 @@ def read_body(data: bytes) -> dict[str, Any]:
 def check_body(body: dict[str, Any], name: str, *, chat: bool) -> None:
     """Refused for what `transformers serve` would answer with a 500 or silently otherwise.
 
-    Fields that are null are dropped from the body, and its model is set where it names none.
+    Fields that are null or make no difference are dropped from the body, and its model is set where
+    it names none.
     """
-    for key in [key for key, value in body.items() if value is None]:
+    for key in [key for key, value in body.items() if value is None or key in _MORE]:
         del body[key]
     asked = body.setdefault("model", name)
     if asked != name:

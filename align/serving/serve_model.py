@@ -14,8 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
 from align.config_errors import Failed
 from align.engines.process import POLL_S, Server
@@ -24,6 +22,7 @@ from align.files import read_object, write_atomic
 from align.serving.engine_plan import Plan, make_plan
 from align.serving.options import check_options, choose_engine, parser, read_key, split_words
 from align.serving.served_model import check_pair, find_served
+from align.serving.stand import Stand, shown_address
 from reward_models.server_options import bound
 
 SAY_EVERY_S = 10.0
@@ -52,8 +51,8 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
     _prepare(args, plan)
     with _told_to_stop() as stop, ExitStack() as open_things:
         public = shown_address(listener)
-        direct = not (plan.front or args.request_log)
-        if direct:
+        stand = Stand(args, plan, listener, key, open_things)
+        if stand.direct:
             listener.close()  # the engine takes the port itself
         started = time.monotonic()
         server = open_things.enter_context(Server(plan.launch))
@@ -61,9 +60,7 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
         if not server.wait(args.timeout, told=lambda: progress.say() or stop.is_set()):
             print("stopped", flush=True)
             return 0
-        apps: list[Any] = []
-        if not direct:
-            apps = _stand_before(args, plan, listener, key, open_things)
+        stand.serve()
         print(
             f"serving {', '.join(names(plan))} on http://{public}/v1 (engine {plan.engine}, "
             f"{time.monotonic() - started:.0f} s), log {plan.launch.log}", flush=True,
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
         while not stop.is_set():
             if not server.alive():
                 raise Failed(server.ended())
-            if not all(app.alive() for app in apps):
+            if not stand.alive():
                 raise Failed("the HTTP front ended by itself; its error stands above")
             stop.wait(POLL_S)
     print("stopped", flush=True)
@@ -81,12 +78,6 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
 def names(plan: Plan) -> list[str]:
     """What clients may ask for."""
     return [plan.served.name, *(name for name, _, _ in plan.served.adapters)]
-
-
-def shown_address(listener: socket.socket) -> str:
-    """host:port of a socket."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Progress:
@@ -131,38 +122,3 @@ def _prepare(args: argparse.Namespace, plan: Plan) -> None:
         print(f"warning: {line}, whatever temperature is asked for", file=sys.stderr, flush=True)
     if args.allow_public and args.api_key_env is None:
         print(f"warning: whoever reaches {args.host} may ask", file=sys.stderr, flush=True)
-
-
-def _stand_before(
-    args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str | None,
-    open_things: ExitStack,
-) -> list[Any]:  # fmt: skip
-    """Serve the front and, with --request_log, the proxy that keeps it; the last is public."""
-    from align.serving.app_thread import AppThread
-
-    apps: list[Any] = []
-
-    def serve(app: Any, where: socket.socket) -> None:
-        where.listen(2048)
-        apps.append(AppThread(app, where))
-        open_things.callback(apps[-1].stop)
-
-    upstream = plan.launch.url
-    if plan.front:
-        from align.serving.front import Front, make_app
-
-        context = None
-        if plan.checks:
-            from align.serving.prompt_tokens import context_of
-
-            context = context_of(Path(plan.served.path), args.max_model_len)
-        where = listener
-        if args.request_log:
-            where = open_things.enter_context(socket.create_server(("127.0.0.1", 0)))
-        serve(make_app(Front(upstream, plan.served.name, key=key, context=context)), where)
-        upstream = f"http://{shown_address(where)}"
-    if args.request_log:
-        from align.serving import proxy
-
-        serve(proxy.make_app(upstream, Path(args.request_log), log_texts=args.log_texts), listener)
-    return apps

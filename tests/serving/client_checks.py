@@ -162,6 +162,13 @@ def check_disconnect(served: Running) -> None:
     assert time.monotonic() - began < 30
 
 
+def check_web_pages(served: Running) -> None:
+    """A page of another site, open in the user's browser, is not let in."""
+    asked = urllib.request.Request(served.url + "/models", headers={"Origin": "http://a.example"})
+    with urllib.request.urlopen(asked, timeout=60) as got:
+        assert got.headers.get("Access-Control-Allow-Origin") in (None, "http://localhost")
+
+
 def check_paths(served: Running) -> None:
     """Health, the list of models, text completions."""
     assert get(served, "/health") == 200

@@ -51,6 +51,7 @@ def body(**fields):
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400,
             "messages.0.content may hold text parts alone.",
         ),
+        ({"top_k": 5}, 400, "top_k=5 is not supported by this engine; leave it out."),
         ({"n": 3}, 400, "n=3 is not supported by this engine; leave it out."),
         ({"max_tokens": 0}, 400, "max_tokens must be a whole number from 1 to 1000000000."),
         ({"temperature": True}, 400, "temperature must be a number from 0 to 100."),
@@ -76,7 +77,7 @@ def test_bodies_that_are_no_object(data):
 
 
 def test_null_fields_and_what_is_fine_are_dropped():
-    asked = body(n=1, stop=None, presence_penalty=0, max_tokens=5)
+    asked = body(n=1, stop=None, presence_penalty=0, max_tokens=5, top_k=-1, return_token_ids=True)
     del asked["model"]
     check_body(asked, "m", chat=True)
     assert asked == body(max_tokens=5)
@@ -182,8 +183,8 @@ def test_an_answer_is_cut():
 
 def test_what_the_engine_says_is_passed_on():
     """FastAPI's 422 becomes the 400 of OpenAI's API; a 500 stays one."""
-    detail = {"detail": "Unexpected fields in the request: {'top_k'}"}
-    got = through(lambda _: httpx.Response(422, json=detail), asked=body(top_k=1))
+    detail = {"detail": "Unexpected fields in the request: {foo}"}
+    got = through(lambda _: httpx.Response(422, json=detail), asked=body(foo=1))
     assert got.status_code == 400
     assert "Unexpected fields" in got.json()["error"]["message"]
     got = through(lambda _: httpx.Response(500, text="Internal Server Error"), asked=body())

@@ -280,7 +280,8 @@ def test_adapters_are_served_by_name(tmp_path, capsys, everything_here):
 def test_the_command_of_llama_cpp(tmp_path, capsys, everything_here):
     gguf = write(tmp_path / "q", "q4.gguf") / "q4.gguf"
     line = " ".join(dry(capsys, "--model", str(gguf), "--max_model_len", "100", "--", "-t", "2"))
-    assert line.startswith(f"/bin/llama-server -m {gguf} --host 127.0.0.1 --port ")
+    origins = "LLAMA_ARG_CORS_ORIGINS=localhost"
+    assert line.startswith(f"{origins} /bin/llama-server -m {gguf} --host 127.0.0.1 --port ")
     assert "--temp 1 --top-k 0 --top-p 1 --min-p 0" in line
     # 4 answers at a time, each with 100 tokens
     assert line.endswith("--ctx-size 400 --parallel 4 --no-kv-unified -t 2")

@@ -38,7 +38,7 @@ def served(model, tmp_path_factory):
         checks.check_answer, checks.check_stream, checks.check_length, checks.check_stop_strings,
         checks.check_sampling, checks.check_defaults, checks.check_long_prompt,
         checks.check_wrong_requests, checks.check_unknown_model, checks.check_disconnect,
-        checks.check_paths,
+        checks.check_paths, checks.check_web_pages,
     ],
 )  # fmt: skip
 def test_client(served, check):
@@ -138,3 +138,17 @@ def test_a_key(model, tmp_path):
     for file in tmp_path.rglob("*"):
         if file.is_file() and not file.is_symlink() and file.suffix in (".txt", ".log"):
             assert "sesam" not in file.read_text()
+
+
+def test_a_request_log(model, tmp_path):
+    """The proxy stands before the front: every answer is a line, without its texts."""
+    pytest.importorskip("align.serving.proxy")
+    words = ("--engine", "transformers", "--request_log", str(tmp_path / "log"))
+    with serving(model, tmp_path / "logs", *words) as running:
+        checks.check_answer(running)
+        checks.check_stream(running)
+        assert checks.get(running, "/metrics") == 200
+        assert running.end() == 0
+    lines = [line for f in (tmp_path / "log").glob("*.jsonl") for line in f.open(encoding="utf-8")]
+    assert len(lines) == 4
+    assert "房间" not in "".join(lines)
