@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fastapi", reason="extra 'serve'")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "serving"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent / "serving"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import load_client
 import load_metrics
@@ -26,6 +25,7 @@ from chat_stub import Say, Stub
 from load_client import Level, Result, percentile, summary
 from load_report import engine_row, findings, row
 
+ROOT = Path(__file__).resolve().parents[1]
 VLLM = """\
 # HELP vllm:num_requests_waiting Number of requests waiting.
 # TYPE vllm:num_requests_waiting gauge

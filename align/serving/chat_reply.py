@@ -36,7 +36,7 @@ class ChatReply:
     error: str | None = None
     ended: bool = False
     _texts: list[str] = field(default_factory=list)
-    _rest: bytes = b""
+    _parts: list[bytes] = field(default_factory=list)
     _data: list[bytes] = field(default_factory=list)
     _size: int = 0
 
@@ -49,12 +49,15 @@ class ChatReply:
         """Take the next bytes; at: the clock's time at which they came."""
         self._size += len(data)
         if self._size > MAX_BYTES:
-            self.error, self._rest, self._data = f"longer than {MAX_BYTES} bytes", b"", []
+            self.error = f"longer than {MAX_BYTES} bytes"
+            self._parts.clear()
+            self._data.clear()
             return
-        self._rest += data
-        if not self.streamed:
+        self._parts.append(data)
+        if not self.streamed or b"\n" not in data:
             return
-        *lines, self._rest = self._rest.split(b"\n")
+        *lines, rest = b"".join(self._parts).split(b"\n")
+        self._parts = [rest]
         for line in lines:
             self._line(line.rstrip(b"\r"), at)
 
@@ -63,10 +66,10 @@ class ChatReply:
         if self._size > MAX_BYTES:
             return
         if self.streamed:
-            self._line(self._rest.rstrip(b"\r"), at)
+            self._line(b"".join(self._parts).rstrip(b"\r"), at)
             self._line(b"", at)
             return
-        value = _object(self._rest)
+        value = _object(b"".join(self._parts))
         if value is None:
             self.error = "no JSON object"
             return
@@ -105,9 +108,10 @@ class ChatReply:
             self.usage = value["usage"]
         choices = [c for c in value.get("choices") or [] if isinstance(c, dict)]
         for choice in choices:
-            index = choice.get("index") if isinstance(choice.get("index"), int) else 0
+            index, said = choice.get("index"), choice.get(part)
+            index = index if isinstance(index, int) else 0
+            said = said if isinstance(said, dict) else {}
             self.choices = max(self.choices, index + 1)
-            said = choice.get(part) if isinstance(choice.get(part), dict) else {}
             if index == 0:
                 self._texts.append(_text(said.get("content")) or "")
                 self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
