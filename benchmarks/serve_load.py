@@ -242,7 +242,7 @@ def started(args: argparse.Namespace, engine: str, server: dict[str, Any]) -> It
                 raise Failed(f"{engine} does not serve. The end of {log}:\n{_read(log)[-1000:]}")
             time.sleep(0.1)
         name, server["url"] = said[-1]
-        server["model"] = args.model or name
+        server["model"] = args.model or name.split(", ")[0]  # of a base and its adapters
         server["start_s"] = time.monotonic() - begun
         yield
 

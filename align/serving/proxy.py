@@ -79,7 +79,7 @@ class ProxyServer:
         self._listener: socket.socket = self._stack.enter_context(bound(where, token))
         config = uvicorn.Config(
             self.app, ws="none", lifespan="on", log_level="warning", access_log=False,
-            server_header=False, date_header=False, proxy_headers=False, timeout_keep_alive=75,
+            server_header=False, proxy_headers=False, timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_S,
         )  # fmt: skip
         self._server = uvicorn.Server(config)

@@ -1,9 +1,9 @@
 """The proxy as an ASGI application: passes everything on as it comes, and notes chat completions.
 
-What is not passed on unchanged: headers that hold for one connection only; of chat completions the
-client's Accept-Encoding, so that answers can be read; and X-Request-Id, which is the line's id in
-the log, unless the client sent one of its own to the engine. aiohttp is the client because it hands
-on the bytes of a stream at a fifth of httpx's CPU time.
+What is not passed on unchanged: headers that hold for one connection only and Date; of chat
+completions the client's Accept-Encoding, so that answers can be read; and X-Request-Id, which in an
+answer is the line's id in the log, and goes to the engine where the client sent none of its own.
+aiohttp is the client because it hands on the bytes of a stream at a fifth of httpx's CPU time.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Passing:
         self.status, self.begun = answer.status, True
         streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
         self.reply = ChatReply(streamed)
-        left_out = {*_HOP, REQUEST_ID.lower()}
+        left_out = {*_HOP, "date", REQUEST_ID.lower()}
         headers = [(k.lower(), v) for k, v in answer.raw_headers
                    if k.lower().decode("latin-1") not in left_out]  # fmt: skip
         headers.append((REQUEST_ID.lower().encode(), self.id.encode()))

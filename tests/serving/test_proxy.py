@@ -431,3 +431,29 @@ def test_run_serves_until_sigterm(tmp_path):
         assert process.wait(20) == 0
     (row,), _ = read_log(tmp_path / "all.jsonl")
     assert row["completions"][0]["text"] == "好"
+
+
+def test_the_openai_client_streams_and_votes_through_it(tmp_path):
+    openai = pytest.importorskip("openai", reason="pip install openai")
+    with (
+        Stub(lambda *_: Say(["很", "好", "。"], gap=0.1)) as stub,
+        server(stub, tmp_path, log_texts=True) as proxy,
+    ):
+        client = openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY)
+        options = {"model": "stub-model", "messages": ASKED}
+        whole = client.chat.completions.create(**options)
+        begin, times, said = time.monotonic(), [], ""
+        stream = client.chat.completions.create(**options, stream=True)
+        for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content:
+                said += chunk.choices[0].delta.content
+                times.append(time.monotonic() - begin)
+        votes = [
+            call("POST", f"{proxy.url}/feedback", json={"id": name, "vote": "up"})
+            for name in (whole._request_id, chunk.id)
+        ]
+    assert (whole.choices[0].message.content, said) == ("很好。", "很好。")
+    assert times[-1] - times[0] >= 0.1  # piece by piece, 0.2 s in all
+    assert [status for status, _, _ in votes] == [200, 200]
+    assert [r["request"]["failure"] for r in lines(tmp_path) if "answer" not in r] == [None, None]
+    assert len({r["answer"] for r in lines(tmp_path) if "answer" in r}) == 2
