@@ -32,6 +32,8 @@ from align.config_files import check_url  # noqa: E402
 
 ENGINES = ("transformers", "vllm", "llama.cpp")
 INTERRUPTED = 130
+REFUSED = ("http_400", "http_422")  # the fields of a request
+TRIES = 3  # of the warm-up
 _SERVING = re.compile(r"^serving (.+?) on (https?://\S+?)(?:/v1)?(?:[\s,]|$)", re.MULTILINE)
 
 
@@ -163,6 +165,8 @@ async def measure(args: argparse.Namespace, server: dict[str, Any], result: dict
     async with load.open_client(args.token) as client, load.open_client(args.token) as other:
         server["model"] = server["model"] or await first_model(other, server["url"])
         texts = load.prompts(args.seed, args.own)
+        if args.url:
+            result["model"] = server["model"]
         extra = await warm_up(client, args, server, texts)
         print(f"\n{server['name']}: {server['model']}\n" + "\t".join(HEAD), flush=True)
         url = f"{server['url']}/v1/chat/completions"
@@ -209,12 +213,15 @@ async def warm_up(
 
     limit = max(args.timeout, args.start_seconds if args.serve else 0.0)
     for form, extra in load.FORMS:
-        body = load.body_of(next(texts), server["model"], args.max_tokens, args.stream, extra)
-        found = await load.ask(client, f"{server['url']}/v1/chat/completions", body, limit)
         server["form"] = form
-        if found.failure not in ("http_400", "http_422"):
+        for _ in range(TRIES):
+            body = load.body_of(next(texts), server["model"], args.max_tokens, args.stream, extra)
+            found = await load.ask(client, f"{server['url']}/v1/chat/completions", body, limit)
+            if found.failure is None or found.failure in REFUSED:
+                break
+        if found.failure not in REFUSED:
             break
-    if found.failure not in (None, "empty"):
+    if found.failure not in (None, "empty", "stream"):  # these the levels count
         raise Failed(f"{server['url']} did not answer the warm-up: {found.failure} {found.detail}")
     return extra
 

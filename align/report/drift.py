@@ -13,9 +13,9 @@ _NOTES = (
     "Intervals are 95 %: Wilson's for shares, Newcombe's for their differences; else a bootstrap "
     "over requests. Quantiles are nearest-rank.",
     "Drifted: the interval of the difference that holds for all tested lines together "
-    '(Bonferroni) excludes 0; the one that is shown is narrower. "not" means that no drift was '
-    "seen, not that there is none. Requests are taken as independent: many of one user make the "
-    "intervals too narrow.",
+    "(Bonferroni) excludes 0; the one that is shown is narrower. Not drifted: no drift was seen, "
+    "which does not mean that there is none. Requests are taken as independent: many of one user "
+    "make the intervals too narrow.",
 )
 
 
@@ -38,7 +38,7 @@ def write_drift(result: dict[str, Any], path: str | Path) -> Path:
 
 def _verdict(result: dict[str, Any]) -> Verdict:
     lines = result["lines"]
-    tested = [line for line in lines if line["verdict"] in ("drifted", "not")]
+    tested = [line for line in lines if line["verdict"] in ("drifted", "not drifted")]
     drifted = [line for line in lines if line["verdict"] == "drifted"]
     text = f"{len(drifted)} of {len(tested)} tested lines drifted."
     verdict = Verdict(text if tested else "Too few requests to say anything.")

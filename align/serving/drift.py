@@ -25,7 +25,7 @@ LEAST_P95 = 100
 """Values a side below which nothing is said of a 95 % quantile: five of a hundred lie above it."""
 MOST = 20_000
 """Values of a day from which intervals are drawn; of more, a random part."""
-DRIFTED, STEADY, FEW, ABSENT, COUNT = "drifted", "not", "too few", "not measured", "count"
+DRIFTED, STEADY, FEW, ABSENT, COUNT = "drifted", "not drifted", "too few", "not measured", "count"
 
 
 @dataclass
@@ -34,7 +34,8 @@ class Line:
 
     before, after: {"value", "low", "high", "n"} with 95 % intervals. difference: after − before,
     {"value", "low", "high"} at 95 %, and "wide_low", "wide_high" at the level that holds for all
-    lines together. verdict: drifted, not, too few, not measured or count; reason: why not measured.
+    lines together. verdict: drifted, not drifted, too few, not measured or count. reason: why it
+    was not measured.
     """
 
     name: str

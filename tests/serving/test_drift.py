@@ -112,7 +112,7 @@ def test_a_day_by_hand():
     assert found["failures"].before["n"] == 5  # who left is no failure
     assert found["answer length, English"].verdict == "too few"
     assert (found["votes up"].verdict, found["votes up"].reason) == ("not measured", "no votes")
-    assert found["latency p50"].verdict == "not"
+    assert found["latency p50"].verdict == "not drifted"
     assert found["requests"].verdict == "count"
 
 
@@ -192,7 +192,11 @@ def test_the_command_over_a_folder(tmp_path, capsys):
     assert "failed: drifted: latency p50" in capsys.readouterr().err
     result = json.loads((out / "drift.json").read_text(encoding="utf-8"))
     reward = next(line for line in result["lines"] if line["name"] == "reward")
-    assert (reward["before"]["value"], reward["before"]["n"], reward["verdict"]) == (11, 40, "not")
+    assert (reward["before"]["value"], reward["before"]["n"], reward["verdict"]) == (
+        11,
+        40,
+        "not drifted",
+    )
 
 
 def test_two_files_without_texts_and_no_drift(tmp_path):
