@@ -227,6 +227,7 @@ def test_the_engines_own_counters_stand_beside_ours(tmp_path):
     assert engine_row(level) == ["1", "8", "5", "25.0%", "4", "4", "0", "–"]
 
 
+@pytest.mark.slow
 def test_limits_of_a_level_and_of_the_whole(tmp_path):
     with Stub(lambda *_: Say(wait=0.2)) as stub:
         code, found = run(tmp_path, "--url", stub.url, "--concurrency", 1, "--requests", 1000,

@@ -9,6 +9,7 @@ Everything is passed on as it comes, streams without waiting; docs/monitoring.md
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import threading
@@ -30,12 +31,15 @@ _GRACE_S = 10
 def check_log(path: str | Path, field: str = "--request_log") -> Path:
     """The log's folder, or a .jsonl file; UserError where it cannot be written or read."""
     log = Path(path)
-    if log.suffix == ".jsonl":
-        if log.is_dir():
-            raise UserError(field, str(path), "is a folder", "Leave .jsonl out of its name")
-        return log
-    if log.exists() and not log.is_dir():
+    one_file = log.suffix == ".jsonl"
+    if one_file and log.is_dir():
+        raise UserError(field, str(path), "is a folder", "Leave .jsonl out of its name")
+    if not one_file and log.exists() and not log.is_dir():
         raise UserError(field, str(path), "is a file", "Give a folder, or a name with .jsonl")
+    there = next(p for p in (log, *log.absolute().parents) if p.exists())
+    good = os.access(there, os.W_OK) and (there.is_dir() or there == log)
+    if not good:
+        raise UserError(field, str(path), f"cannot be written: look at {there}", "Give another")
     return log
 
 

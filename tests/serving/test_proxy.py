@@ -399,6 +399,9 @@ def test_wrong_places(tmp_path):
     (tmp_path / "x.jsonl").mkdir()
     with pytest.raises(UserError, match=r"is a folder\. Leave \.jsonl out of its name"):
         check_log(tmp_path / "x.jsonl")
+    with pytest.raises(UserError, match=r"cannot be written: look at .*file\. Give another"):
+        check_log(tmp_path / "file" / "requests")
+    assert check_log(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
     with pytest.raises(UserError, match="is not an http or https URL"):
         make_app("127.0.0.1:8000", None)
     with socket.socket() as taken:
