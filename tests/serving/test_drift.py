@@ -239,3 +239,30 @@ def test_wrong_input(tmp_path, capsys, words, said):
     argv = [names.get(w, w) for w in words] or ["--seed", "1"]
     assert command(*argv) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_reward_is_that_of_the_checkpoint(tmp_path):
+    """Each day holds one text forty times: the difference is that of their two scores."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "reward_models"))
+    import tiny_rewards
+
+    from align.records import Message
+    from align.rewards.model import ModelReward
+
+    checkpoint = tiny_rewards.save(tmp_path / "rm" / "final", scores=[0.0, 4.0])
+    days = [
+        write(tmp_path / f"{i}.jsonl", [row(text=text, number=0) for _ in range(40)])
+        for i, text in enumerate((ZH, EN))
+    ]
+    code = command("--before", days[0], "--after", days[1], "--reward", tmp_path / "rm",
+                   "--output", tmp_path / "out", "--fail_on_drift")  # fmt: skip
+    assert code == 1
+    result = json.loads((tmp_path / "out" / "drift.json").read_text())
+    line = next(line for line in result["lines"] if line["name"] == "reward")
+    asked = [Message("user", "问 0")]
+    zh, en = ModelReward(checkpoint)([asked, asked], [ZH, EN], [True, True])
+    assert zh != en
+    assert line["before"]["value"] == pytest.approx(zh, abs=1e-5)
+    assert line["difference"]["value"] == pytest.approx(en - zh, abs=1e-5)
+    assert line["verdict"] == "drifted"
