@@ -111,8 +111,9 @@ def open_client(token: str | None = None) -> aiohttp.ClientSession:
     if token:
         headers["authorization"] = f"Bearer {token}"
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None),
-        headers=headers,
+        # Servers close idle connections after about five seconds: none is used as it ends.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
+        timeout=aiohttp.ClientTimeout(total=None), headers=headers,
     )  # fmt: skip
 
 
