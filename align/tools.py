@@ -41,6 +41,7 @@ MAINS = {
     "canaries": "align.redteam.canaries",
     "arena": "align.feedback.main",
     "best_of_n": "align.iteration.best_of_n",
+    "drift_report": "align.serving.drift_report",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)

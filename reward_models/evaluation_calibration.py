@@ -59,9 +59,8 @@ def reliability(
     return found
 
 
-def wilson(p: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion p of n (Wilson 1927)."""
-    z = 1.959964
+def wilson(p: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval of a proportion p of n (Wilson 1927). z: normal quantile, by default of 95 %."""
     centre = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -44,7 +44,9 @@ class FeedbackRecord:
     down of one, None for a skip or an answer that nobody has judged. position: "ab" where the
     models stood in the order of their names, else "ba". latency_s: seconds the model took. seconds:
     that the person took. tokens: of the completion. consent: whether the person agreed that the
-    texts are kept and trained on. item: what was asked, the same for every annotator.
+    texts are kept and trained on. item: what was asked, the same for every annotator. answer: of a
+    vote on an answer that has a line of its own, that line's id. request: a server's figures of a
+    request (`align.serving.exchange`). A line leaves the last two out where they are None.
     """
 
     prompt: tuple[Message, ...] | None
@@ -61,6 +63,8 @@ class FeedbackRecord:
     tokens: int | None = None
     time: str = field(default_factory=now)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    answer: str | None = None
+    request: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         allowed = {1: SINGLE_VOTES, 2: PAIR_VOTES}.get(len(self.completions))
@@ -72,16 +76,20 @@ class FeedbackRecord:
     def to_json(self) -> dict[str, Any]:
         """The line as a plain dict."""
         prompt = None if self.prompt is None else messages_json(self.prompt)
-        return {
+        row = {
             **asdict(self),
             "prompt": prompt,
             "completions": list(map(asdict, self.completions)),
         }
+        absent = [name for name in ("answer", "request") if row[name] is None]
+        return {name: value for name, value in row.items() if name not in absent}
 
     def without_text(self) -> FeedbackRecord:
-        """The same with nothing that anybody wrote: models, vote and times alone."""
+        """The same with nothing that anybody wrote: models, vote, times and figures alone."""
         bare = tuple(Completion(c.model, None) for c in self.completions)
-        return FeedbackRecord(**{**self.__dict__, "prompt": None, "completions": bare})
+        figures = self.request and {k: v for k, v in self.request.items() if k != "comment"}
+        changed = {"prompt": None, "completions": bare, "request": figures}
+        return FeedbackRecord(**{**self.__dict__, **changed})
 
 
 class FeedbackLog:
@@ -97,8 +105,11 @@ class FeedbackLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
 
-    def write(self, record: FeedbackRecord) -> None:
-        """Append one record. OSError where the disk refuses it; nothing is half written then."""
+    def write(self, record: FeedbackRecord) -> int:
+        """Append one record; the byte at which its line begins.
+
+        OSError where the disk refuses it; nothing is half written then.
+        """
         line = json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
         data = line.encode("utf-8", "replace")  # a lone surrogate has no bytes
         with self._lock:
@@ -110,6 +121,7 @@ class FeedbackLog:
                         data = b"\n" + data
                     _write_all(handle, data, size)
                     os.fsync(handle)
+                    return size + (data[:1] == b"\n")
             finally:
                 os.close(handle)
 

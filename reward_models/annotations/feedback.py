@@ -14,8 +14,13 @@ stand, and an answer's score is the share of its votes that are up. Votes of sev
 counted together, so the judgement has a name only where one person gave them all. An answer that
 nobody else's stands beside has nothing to be compared with (``one_candidate``).
 
+A server's log has a row for each answer and one for each vote on it, which holds the texts once
+more and names the answer's row in ``answer``: of several votes of one person on one answer the last
+counts (``replaced_vote``).
+
 Dropped: rows without consent (``no_consent``) and without a vote (``no_vote``: skipped, or nobody
-said anything); later rows of the same person about the same pair (``second_vote``).
+said anything; ``failed_request``: there was no answer); later rows of the same person about the
+same pair (``second_vote``).
 """
 
 from __future__ import annotations
@@ -69,6 +74,9 @@ def key(obj: Any) -> list[Any]:
         raise RecordError("the person did not agree to its use", code="no_consent")
     vote = obj["vote"]
     if vote is None:
+        failure = obj["request"].get("failure") if isinstance(obj.get("request"), dict) else None
+        if failure is not None:
+            raise RecordError(f"the request failed: {short(failure)}", code="failed_request")
         raise RecordError("nobody voted, or skipped", code="no_vote")
     if vote not in VOTES:
         raise RecordError(f"vote {short(vote)} is not one of {', '.join(VOTES)}", code="bad_vote")
@@ -132,6 +140,7 @@ def _pair(obj: dict[str, Any]) -> PreferenceGroup:
 
 
 def _singles(rows: list[Row], intake: Intake) -> PreferenceGroup:
+    rows = _last_votes(rows, intake)
     prompt: tuple[Message, ...] = tuple(prompt_messages(rows[0].obj["prompt"]))
     models: dict[str, str | None] = {}
     thumbs: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -150,6 +159,21 @@ def _singles(rows: list[Row], intake: Intake) -> PreferenceGroup:
     for _ in rows:
         intake.vote()
     return group
+
+
+def _last_votes(rows: list[Row], intake: Intake) -> list[Row]:
+    """The rows without those that the same person's later vote on the same answer replaces."""
+    last: dict[Any, Row] = {}
+    for row in rows:
+        obj = row.obj
+        said_by = (obj.get("answer"), name_of(obj.get("annotator")) or name_of(obj.get("session")))
+        key = said_by if isinstance(said_by[0], str) else id(row)
+        replaced = last.pop(key, None)
+        last[key] = row
+        if replaced is not None:
+            reason = "the same person voted later on the same answer"
+            intake.drop(replaced, "replaced_vote", reason, 1)
+    return list(last.values())
 
 
 FORMAT = Format(
