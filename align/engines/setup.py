@@ -123,7 +123,8 @@ def plan(
 def make(name: str, steps: Sequence[Step], temporary: Path, final: Path) -> None:
     """Run the commands and rename the folder. Failed, with the command, where one fails."""
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (temporary.parent, final.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         for step in steps:
             print(f"[align] {step}", flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from align.checkpoints import run_dir_of
-from align.config_errors import UserError
+from align.config_errors import NO_VALUE, UserError
 from align.data.corpus import TEXT_SUFFIXES, iter_texts, readable
 from align.data.pairs import load_preferences
 from align.data.prompts import load_prompts
@@ -63,7 +63,7 @@ def eval_data(args: argparse.Namespace) -> Data:
     found = _of_run(run, args.num_eval, held_out=True)
     if found is None and args.max_ppl_increase is not None:
         raise UserError(
-            "--eval_data", None, "is needed by --max_ppl_increase: the model's run names no "
+            "--eval_data", NO_VALUE, "is needed by --max_ppl_increase: the model's run names no "
             "held-out answers", "Give a file of conversations, preferences or texts",
         )  # fmt: skip
     found = found or _of_run(run, args.num_eval, held_out=False)
@@ -82,7 +82,7 @@ def calibration_data(args: argparse.Namespace, form: str) -> Data:
     found = _of_run(run, args.num_calibration, held_out=False)
     if found is None:
         raise UserError(
-            "--calibration", None, f"is needed by {form}: the model's run names no answers",
+            "--calibration", NO_VALUE, f"is needed by {form}: the model's run names no answers",
             "Give a file of conversations, preferences or texts like those the model will see",
         )  # fmt: skip
     return found
