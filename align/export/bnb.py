@@ -25,8 +25,8 @@ def check(form: str, facts: Facts | None) -> None:
     if form == "bnb-4bit" and facts is not None:
         for name, (outputs, inputs) in facts.linears.items():
             if inputs % BLOCK or outputs % TILE:
-                reason = f"does not fit: {name} has {inputs} columns and {outputs} rows, and CPUs " \
-                    f"with AVX512-BF16 need multiples of {BLOCK} and {TILE}"  # fmt: skip
+                shape = f"{name} has {inputs} columns and {outputs} rows"
+                reason = f"does not fit: {shape}; AVX512-BF16 needs multiples of {BLOCK} and {TILE}"
                 raise UserError("--to", form, reason, "Use --to bnb-8bit or int8")
 
 

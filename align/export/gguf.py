@@ -12,6 +12,7 @@ import importlib.metadata
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def architectures(python: Path) -> set[str]:
     """
     for file in python.parent.parent.glob("lib/python*/site-packages/conversion/__init__.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-            if named and node.target.id == "TEXT_MODEL_MAP" and node.value is not None:  # type: ignore[union-attr]
+            if not isinstance(node, ast.AnnAssign) or node.value is None:
+                continue
+            if isinstance(node.target, ast.Name) and node.target.id == "TEXT_MODEL_MAP":
                 return set(ast.literal_eval(node.value))
     return set()
 
@@ -103,7 +105,7 @@ def make(
 
 
 def reader(file: Path) -> Any:
-    """gguf's reader of a file."""
+    """Gguf's reader of a file."""
     from gguf import GGUFReader
 
     return GGUFReader(str(file))
@@ -160,8 +162,6 @@ def _check(file: Path, task: Task) -> int:
 
 
 def _only_pairs(task: Task) -> Task:
-    from dataclasses import replace
-
     return replace(task, prompts=[], prompt_ids=[], reward=None)
 
 
@@ -175,9 +175,7 @@ def _measure(file: Path, task: Task, floats: Figures | None) -> Figures:
     if task.prompt_ids:
         longest = max(map(len, task.prompt_ids)) + task.answer_tokens
         with serving(file, context=longest + 8, slots=BATCH) as asked:
-            answers, seconds = asked.answers(
-                task.prompt_ids, task.answer_tokens, task.stops, BATCH
-            )
+            answers, seconds = asked.answers(task.prompt_ids, task.answer_tokens, task.stops, BATCH)
             speed, memory = sum(map(len, answers)) / seconds, asked.memory()
             name += f" {asked.note}" if asked.note else ""
     found = figures(
@@ -185,8 +183,6 @@ def _measure(file: Path, task: Task, floats: Figures | None) -> Figures:
         engine=f"{name}; perplexity: transformers {importlib.metadata.version('transformers')}",
         no_perplexity=floats.no_perplexity,
     )  # fmt: skip
-    from dataclasses import replace
-
     return replace(found, perplexity=floats.perplexity, tokens=floats.tokens)
 
 

@@ -7,6 +7,7 @@ before it is kept.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -22,9 +23,12 @@ from align.files import read_object
 # spelled-out names of unknown or byte tokens are left out: sentencepiece reads them otherwise.
 TEXTS = (
     "The quick brown fox jumps over 13 lazy dogs, doesn't it?", "今天天气很好，我们去公园散步。",
-    "价格是 3.14 元（约合 $0.44），2026年11月30日。", "  two  spaces\n\n\tand tabs\n", " leading", "trailing ",
-    "def f(x):\n    return x**2  # 平方\n", "罕见字：𠮷龘㐂", "\U0001f600 \U0001f468\u200d\U0001f469 ok",
-    "中文English混排123，测试！", "ÀÉÎõü ß Ελληνικά русский 한국어 العربية हिन्दी", "!!!???......------",
+    "价格是 3.14 元（约合 $0.44），2026年11月30日。",
+    "  two  spaces\n\n\tand tabs\n", " leading", "trailing ",
+    "def f(x):\n    return x**2  # 平方\n", "罕见字：𠮷龘㐂",
+    "\U0001f600 \U0001f468\u200d\U0001f469 ok",
+    "中文English混排123，测试！",
+    "ÀÉÎõü ß Ελληνικά русский 한국어 العربية हिन्दी", "!!!???......------",
     "a", "字", "0", "\n", "哈哈哈哈哈哈 0000000 aaaaaaa", "I'll we've THEY'RE don't",
 )  # fmt: skip
 CHATS = (
@@ -100,8 +104,7 @@ def sentencepiece_model(found: dict[str, Any]) -> bytes:
     Needs sentencepiece and protobuf. The pieces of align.data.tokenizer_sentencepiece are numbered
     by falling score, so that minus the id orders the merges as their scores did.
     """
-    from sentencepiece import sentencepiece_model_pb2 as pb
-
+    pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     types = pb.ModelProto.SentencePiece
     added = {entry["id"]: entry for entry in found.get("added_tokens") or []}
     unknown = found["model"].get("unk_token")

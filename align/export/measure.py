@@ -133,7 +133,7 @@ def figures(
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of the parameters and buffers; of a tensor made of several (torchao's), of its parts."""
+    """Bytes of parameters and buffers; of a tensor made of several (torchao's), of its parts."""
     total = 0
     for tensor in [*model.parameters(), *model.buffers()]:
         flatten = getattr(tensor, "__tensor_flatten__", None)
@@ -177,7 +177,7 @@ def check_limit(label: str, before: Figures, after: Figures, limit: float | None
 def table(rows: Sequence[tuple[str, Figures, Figures]]) -> str:
     """One line a form: before → after."""
     head = ("form", "perplexity", "grown", "reward", "MB on disk", "tokens/s", "engine")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for label, before, after in rows:
         grown = growth(before, after)
         lines.append((

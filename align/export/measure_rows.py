@@ -45,7 +45,7 @@ Row = tuple[tuple[Message, ...], Any] | str  # a prompt and its answer, or a doc
 class Data:
     """Rows and where they are from. held_out: None where nobody knows."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     source: str
     held_out: bool | None
 

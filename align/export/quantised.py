@@ -181,9 +181,7 @@ def _reward_path(args: argparse.Namespace) -> tuple[str | None, str]:
         return None, str(error)
 
 
-def _task(
-    name: str, staging: Path, args: argparse.Namespace
-) -> tuple[Task, list[list[int]]]:
+def _task(name: str, staging: Path, args: argparse.Namespace) -> tuple[Task, list[list[int]]]:
     """What the form of the staged model is measured on, and the rows it is calibrated with."""
     from transformers import AutoConfig
 

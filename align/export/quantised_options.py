@@ -60,6 +60,4 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--gguf_type", nargs="+", default=["q4_k_m"], choices=(*GGUF_DIRECT, *GGUF_QUANTISED),
         metavar="TYPE", help=f"one or several of {', '.join((*GGUF_DIRECT, *GGUF_QUANTISED))}",
     )  # fmt: skip
-    p.add_argument(
-        "--engine", choices=ENGINES, default="llmcompressor", help="what quantises gptq"
-    )
+    p.add_argument("--engine", choices=ENGINES, default="llmcompressor", help="what quantises gptq")

@@ -43,7 +43,9 @@ def test_vllm_is_another_package_on_a_gpu():
 
 
 def test_torch_can_be_named():
-    assert "install --quiet torch==2.14.1 --pre" in plan("gptqmodel", torch="torch==2.14.1 --pre")[1]
+    assert (
+        "install --quiet torch==2.14.1 --pre" in plan("gptqmodel", torch="torch==2.14.1 --pre")[1]
+    )
 
 
 def test_llama_cpp_is_built_only_where_its_programs_are_missing(monkeypatch):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "data"), str(HERE.parent / "evaluation")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "data"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
 import eval_models
 import tiny_llama
 import tokenizer_texts
@@ -20,7 +21,7 @@ from align.export import gguf, gguf_tokens
 from align.export.command import main
 from align.export.gguf_server import serving
 
-DATA = HERE.parents[1] / "recipes" / "data"
+DATA = Path(__file__).parents[2] / "recipes" / "data"
 needs_llama_cpp = pytest.mark.skipif(
     not gguf.is_here(), reason="ALIGN_ENGINES has no llama.cpp: recipes/setup_engine.py llama.cpp"
 )

@@ -1,4 +1,4 @@
-"""Figures before and after: hand-worked perplexities, the limit, the rows and where they are from."""
+"""Figures before and after: hand-worked perplexities, the limit, where rows are from."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,8 +124,6 @@ def test_forms_are_checked_before_anything_is_made(model, tmp_path, monkeypatch)
     ],
 )
 def test_what_cannot_be_is_said_without_torch(model, tmp_path, form, more, said):
-    import subprocess
-
     code = (
         "import sys; from align.run import guarded_once\n"
         "from align.export.command import main\n"
@@ -142,8 +142,6 @@ def test_code_that_a_run_names_is_not_run(model, tmp_path):
     """A run folder may be somebody else's."""
     form_or_skip("bnb-8bit")
     run = tmp_path / "run"
-    import shutil
-
     shutil.copytree(model, run / "final")
     rewards = [{"kind": "function", "path": REWARD, "weight": 1.0}]
     (run / "config.yaml").write_text(json.dumps({"rewards": rewards}))

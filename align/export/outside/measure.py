@@ -19,7 +19,9 @@ def log_probs(model, pairs):
         ids = torch.tensor([context + target], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, len(context) - 1 : -1].float()
         labels = ids[0, len(context) :]
-        found.append((-torch.nn.functional.cross_entropy(logits, labels, reduction="none")).tolist())
+        found.append(
+            (-torch.nn.functional.cross_entropy(logits, labels, reduction="none")).tolist()
+        )
     return found
 
 
@@ -61,7 +63,9 @@ def main():
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if device == "cpu" else "auto"
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        spec["model"], dtype=dtype, device_map=device
+    ).eval()
     with torch.no_grad():
         logps = log_probs(model, spec["pairs"])
         answers, seconds = answers_of(model, spec) if spec["prompts"] else ([], 0.0)
