@@ -17,11 +17,12 @@ import aiohttp
 from align.serving.chat_reply import ChatReply
 
 # Tried in turn at the warm-up until one is taken: the answer's length then is max_tokens, and the
-# stream ends with the server's token counts. The third form is that of transformers' own server.
+# stream ends with the server's token counts. The second form is that of transformers' own server,
+# which fills a null with the model's own end token: -1 is none.
 USAGE = {"stream_options": {"include_usage": True}}
 FORMS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ignore_eos", {"ignore_eos": True}),
-    ("generation_config", {"generation_config": '{"do_sample": false, "eos_token_id": null}'}),
+    ("generation_config", {"generation_config": '{"do_sample": false, "eos_token_id": -1}'}),
     ("neither: answers may end early", {}),
 )
 _TOPICS = {

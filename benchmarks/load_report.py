@@ -74,6 +74,10 @@ def findings(run: dict[str, Any]) -> list[str]:
         found += [f"{where}: {kind}: {text}" for kind, text in level["failure_details"].items()]
     if any("counted" in (level["tokens_from"] or "") for level in run["levels"]):
         found.append("the server sends no usage: tokens are pieces of its streams")
+    short = [lv["tokens_per_answer"] for lv in run["levels"] if lv["tokens_per_answer"]]
+    if short and min(short) < 0.99 * run["max_tokens"]:
+        seen = f"{min(short):.1f} of {run['max_tokens']} tokens at one level"
+        found.append(f"answers ended early: {seen}: engines did not do the same work")
     if run["error"]:
         found.append(run["error"])
     return found

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     }  # fmt: skip
     for name in args.serve or [args.url]:
         server = {"name": name, "url": args.url, "model": args.model, "form": None, "error": None,
-                  "levels": []}  # fmt: skip
+                  "max_tokens": args.max_tokens, "levels": []}  # fmt: skip
         result["runs"].append(server)
         try:
             if args.url:

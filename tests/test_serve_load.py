@@ -333,8 +333,16 @@ def test_an_engine_that_does_not_start_costs_itself_alone(tmp_path, monkeypatch,
 
 def test_a_busy_client_is_said():
     level = {**summary(Level(64, [], 0, 1.0, client_cpu=0.95)), "engine": None}
-    text = findings({"levels": [level], "error": None})
+    text = findings({"levels": [level], "error": None, "max_tokens": 64})
     assert text == ["concurrency 64: this client used 95% of a core and may have been the limit"]
+
+
+def test_answers_that_end_early_are_said():
+    long = {**summary(Level(1, [Result(None, 1.0, tokens=64)], 1, 1.0)), "engine": None}
+    short = {**summary(Level(2, [Result(None, 1.0, tokens=20)], 1, 1.0)), "engine": None}
+    run = {"levels": [long], "error": None, "max_tokens": 64}
+    assert findings(run) == []
+    assert "answers ended early: 20.0 of 64" in findings({**run, "levels": [long, short]})[0]
 
 
 def test_a_refused_connection_is_a_failure_of_its_kind():
