@@ -89,7 +89,7 @@ def make_engine(trainer: PpoTrainer) -> RolloutEngine:
     """Engine of rollout.engine; every rank must call."""
     if trainer.settings.rollout.engine == "hf":
         return HFEngine(trainer)
-    from align.train.vllm_engine import VllmEngine  # type: ignore[import-not-found]
+    from align.train.vllm_engine import VllmEngine
 
     return VllmEngine(trainer)
 
