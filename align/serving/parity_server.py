@@ -66,9 +66,15 @@ class Server:
         except NoAnswer:
             return None
 
-    def chat(self, messages: Sequence[Mapping[str, str]], most: int) -> Reply:
-        """The greedy answer of at most so many tokens; NoAnswer where none comes."""
-        said = self.post("/v1/chat/completions", self._chat(messages, most))
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], most: int, *, logprobs: bool = False
+    ) -> Reply:
+        """The greedy answer of at most so many tokens; NoAnswer where none comes.
+
+        logprobs: ask for them, because llama.cpp puts ids beside them.
+        """
+        asked = self._chat(messages, most) | ({"logprobs": True} if logprobs else {})
+        said = self.post("/v1/chat/completions", asked)
         try:
             choice = said["choices"][0]
             text = choice["message"]["content"]
@@ -78,7 +84,10 @@ class Server:
         usage = said.get("usage")
         count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         count = count if isinstance(count, int) and count > 0 else None
-        return Reply(text or "", finish, _ids(choice.get("token_ids")), count)
+        ids = choice.get("token_ids")
+        if ids is None and logprobs:
+            ids = [entry.get("id") for entry in (choice.get("logprobs") or {}).get("content") or ()]
+        return Reply(text or "", finish, _ids(ids), count)
 
     def text_of(self, ids: list[int]) -> str | None:
         """Ids as the server's tokenizer spells them; None where it does not say."""
