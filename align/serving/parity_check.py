@@ -107,9 +107,7 @@ def check(
             if expected is None:
                 silent = 0
                 continue
-            reply = server.chat(
-                row["messages"], _budget(row), logprobs=found.prompts == "llama.cpp"
-            )
+            reply = server.chat(row["messages"], _budget(row))
         except NoAnswer as error:
             found.fail(line, "prompt", f"the server does not answer: {error}")
             silent += 1

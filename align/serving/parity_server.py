@@ -66,15 +66,12 @@ class Server:
         except NoAnswer:
             return None
 
-    def chat(
-        self, messages: Sequence[Mapping[str, str]], most: int, *, logprobs: bool = False
-    ) -> Reply:
+    def chat(self, messages: Sequence[Mapping[str, str]], most: int) -> Reply:
         """The greedy answer of at most so many tokens; NoAnswer where none comes.
 
-        logprobs: ask for them, because llama.cpp puts ids beside them.
+        llama.cpp's ids, beside its log-probs, are not read: tokens of one character share an entry.
         """
-        asked = self._chat(messages, most) | ({"logprobs": True} if logprobs else {})
-        said = self.post("/v1/chat/completions", asked)
+        said = self.post("/v1/chat/completions", self._chat(messages, most))
         try:
             choice = said["choices"][0]
             text = choice["message"]["content"]
@@ -84,10 +81,7 @@ class Server:
         usage = said.get("usage")
         count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         count = count if isinstance(count, int) and count > 0 else None
-        ids = choice.get("token_ids")
-        if ids is None and logprobs:
-            ids = [entry.get("id") for entry in (choice.get("logprobs") or {}).get("content") or ()]
-        return Reply(text or "", finish, _ids(ids), count)
+        return Reply(text or "", finish, _ids(choice.get("token_ids")), count)
 
     def text_of(self, ids: list[int]) -> str | None:
         """Ids as the server's tokenizer spells them; None where it does not say."""

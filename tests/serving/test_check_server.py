@@ -120,22 +120,6 @@ def test_tokens_that_spell_one_character_are_not_told_apart(tmp_path, capsys):
     assert run(stub, tmp_path / "p.jsonl") == 0
 
 
-def test_llama_cpp_gives_ids_beside_log_probs(parity, tmp_path):
-    class WithIds(st.Stub):
-        def chat(self, body):
-            assert body["logprobs"] is True
-            out = super().chat(body)
-            ids = self.tokenizer(self.answers[json.dumps(body["messages"])])["input_ids"]
-            content = [{"id": i, "logprob": -0.1} for i in ids]
-            out["choices"][0]["logprobs"] = {"content": content}
-            out["choices"][0]["message"]["content"] = "?"  # the ids count
-            return out
-
-    assert run(WithIds(tokenizer(), "llama.cpp"), parity) == 0
-    talks = [(st.TALKS[0][0], "早餐"), *st.TALKS[1:]]
-    assert run(WithIds(tokenizer(), "llama.cpp", talks=talks), parity) == 1
-
-
 def test_a_tie_is_no_error(tmp_path):
     made = st.rows(tokenizer())
     talks = [(st.TALKS[0][0], "早餐不错"), *st.TALKS[1:]]
