@@ -236,14 +236,18 @@ def _check_answer(
         if ends:
             _check_end(row, reply, ran_on, tie, found)
         return
-    margin = row["margins"][at] if at < len(row["margins"]) else 0.0
+    last = _complete_at(row, at) if reply.token_ids is None else at
+    margin = min(row["margins"][at : last + 1], default=0.0)
     if margin < tie:
         found.ties += 1
         found.agree += 1
         found.first_equal += 1
         return
     found.first_equal += at > 0
-    says = f"parts at token {at}, where the best is {margin:.3f} nats above the second"
+    where = (
+        f"at token {at}" if at == last else f"at tokens {at} to {last}, which spell one character"
+    )
+    says = f"parts {where}, where the best is {margin:.3f} nats above the second"
     says += f"\n    expected {row['greedy_text']!r}\n    got      {reply.text!r}"
     if at == 0 and exact:
         found.fail(line, "first token", says)
@@ -271,7 +275,19 @@ def _parts_at(row: Mapping[str, Any], body: list[int], reply: Reply, ends: bool)
         same += 1
     if same == len(want):
         return len(body) if ends else None
-    return next((i for i, end in enumerate(row["offsets"]) if end - skipped > same), len(body) - 1)
+    done = [i for i, end in enumerate(row["offsets"]) if _grows(row, i) and end - skipped <= same]
+    return min(done[-1] + 1 if done else 0, len(body) - 1)
+
+
+def _grows(row: Mapping[str, Any], i: int) -> bool:
+    """Whether token i completes a character."""
+    return row["offsets"][i] > (row["offsets"][i - 1] if i else 0)
+
+
+def _complete_at(row: Mapping[str, Any], at: int) -> int:
+    """The token that completes the character which token `at` begins."""
+    rest = range(at, len(row["offsets"]))
+    return next((i for i in rest if _grows(row, i)), at)
 
 
 def _check_end(

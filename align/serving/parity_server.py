@@ -67,7 +67,10 @@ class Server:
             return None
 
     def chat(self, messages: Sequence[Mapping[str, str]], most: int) -> Reply:
-        """The greedy answer of at most so many tokens; NoAnswer where none comes."""
+        """The greedy answer of at most so many tokens; NoAnswer where none comes.
+
+        llama.cpp's ids, beside its log-probs, are not read: tokens of one character share an entry.
+        """
         said = self.post("/v1/chat/completions", self._chat(messages, most))
         try:
             choice = said["choices"][0]

@@ -35,7 +35,9 @@ def rows(tokenizer: Any, talks=TALKS) -> list[dict[str, Any]]:
             ),
             "greedy_ids": [*ids, stop_ids(tokenizer)[0]],
             "greedy_text": text,
-            "offsets": [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))],
+            "offsets": [
+                len(tokenizer.decode(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))
+            ],
             "logprobs": [-0.1] * (len(ids) + 1),
             "margins": [1.0] * (len(ids) + 1),
             "stop_ids": list(stop_ids(tokenizer)),

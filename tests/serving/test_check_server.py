@@ -106,6 +106,20 @@ def test_ids_show_where_an_answer_parts(parity, capsys):
     assert "2 of 3 agree" in capsys.readouterr().out
 
 
+def test_tokens_that_spell_one_character_are_not_told_apart(tmp_path, capsys):
+    """🌟 is four bytes, a token each; another text from the first character on parts in them."""
+    talks = [(st.TALKS[0][0], "🌟好")]
+    made = st.rows(tokenizer(), talks)
+    assert made[0]["offsets"][:4] == [0, 0, 0, 1]
+    write_jsonl(tmp_path / "p.jsonl", made)
+    stub = st.Stub(tokenizer(), "count", talks=[(st.TALKS[0][0], "早餐")])
+    assert run(stub, tmp_path / "p.jsonl") == 1
+    assert "parts at tokens 0 to 3, which spell one character" in capsys.readouterr().out
+    made[0]["margins"][2] = 0.001  # any of them may be the tie
+    write_jsonl(tmp_path / "p.jsonl", made)
+    assert run(stub, tmp_path / "p.jsonl") == 0
+
+
 def test_a_tie_is_no_error(tmp_path):
     made = st.rows(tokenizer())
     talks = [(st.TALKS[0][0], "早餐不错"), *st.TALKS[1:]]
