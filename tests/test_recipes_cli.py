@@ -40,7 +40,8 @@ def probe(recipe, *words, cwd=ROOT):
 def test_all_recipes_of_the_contract_are_there():
     assert set(RECIPES) == {
         *TRAINING, "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-        "export_model", "serve_model", "generate", "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
+        "export_model", "serve_model", "generate", "red_team", "canaries", "arena", "best_of_n",
+        "iterate", "demo",
     }  # fmt: skip
 
 
