@@ -83,7 +83,8 @@ def _run(name: str, words: list[str]) -> int:
     if "--dry_run" in flags and name not in _OWN_DRY_RUN:
         print(f"recipes/{name}.py {shlex.join(command)}")
         return 0
-    command += ["--dry_run"] if "--dry_run" in flags else []
+    # First: behind a `--` it would be a word of the served engine.
+    command = [*(["--dry_run"] if "--dry_run" in flags else []), *command]
     main = importlib.import_module(MAINS[name]).main
     try:
         return main(command) or 0

@@ -65,7 +65,9 @@ class Server:
         launch.log.parent.mkdir(parents=True, exist_ok=True)
         self._log: TextIO = launch.log.open("a", encoding="utf-8")
         self._from = self._log.tell()
-        watched, self._life = os.pipe()  # ours alone: python's file descriptors are not inherited
+        # The end that closes with this process: programs that it starts do not inherit it, only
+        # what it forks without a program (and a DataLoader's workers end with their parent).
+        watched, self._life = os.pipe()
         try:
             self.process = subprocess.Popen(
                 [

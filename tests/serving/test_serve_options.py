@@ -21,6 +21,7 @@ from align.engines import llama_cpp, llama_wheel, transformers_serve, venvs, vll
 from align.engines.process import Launch
 from align.serving import engine_plan, options, serve_model
 from align.serving.served_model import default_name, find_served
+from align.tools import run_tool
 
 
 def write(folder: Path, *names: str, **files) -> Path:
@@ -244,6 +245,19 @@ def test_the_command_of_vllm(tmp_path, capsys, monkeypatch, everything_here):
     assert not (tmp_path / "logs").exists()
     monkeypatch.setattr(engine_plan, "has_gpu", lambda: True)
     assert "--enforce-eager" not in dry(capsys, "--model", str(hf), "--engine", "vllm")
+
+
+def test_a_config_file_and_words_of_the_engine(tmp_path, capsys, everything_here):
+    """The recipe's own dry run, with `tools.serve_model` and words after `--`."""
+    gguf = write(tmp_path / "q", "q4.gguf") / "q4.gguf"
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"tools:\n  serve_model: {{model: {gguf}, port: 0, max_model_len: 64}}\n")
+    words = ["--config", str(file), "--dry_run", "--", "--seed", "7"]
+    assert run_tool("serve_model", words) == 0
+    line = capsys.readouterr().out
+    assert f"-m {gguf}" in line
+    assert "--ctx-size 256" in line
+    assert line.rstrip().endswith("--seed 7")
 
 
 def test_the_key_is_in_the_environment_alone(tmp_path, capsys, monkeypatch, everything_here):
