@@ -41,6 +41,7 @@ def test_all_recipes_of_the_contract_are_there():
     assert set(RECIPES) == {
         *TRAINING, "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
         "export_model", "generate", "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
+        "setup_engine",
     }  # fmt: skip
 
 

@@ -36,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pathlib import Path
 
         from align.checkpoints import find_model
-        from align.export import quantised
+        from align.export import hf, quantised
 
-        source = Path(args.checkpoint) if args.checkpoint else find_model(args.model)
+        source = find_model(args.model)
+        hf._check_output(source, Path(args.output), args.overwrite)
         for name in args.to:
             quantised.check(name, source, args)
         for name in args.to:

@@ -86,18 +86,17 @@ def export_quantised(
 ) -> dict[str, Any]:
     """Write a form of the model `source` to the folder `output`; returns quantisation.json.
 
-    Failed where perplexity grows beyond --max_ppl_increase, or the engine fails: the output is then
+    source: a whole model folder or an adapter. The caller has checked `output`, and what lies there
+    is replaced. Failed where perplexity grows beyond --max_ppl_increase, or the engine fails: the output is then
     as it was.
     """
     from align.export import hf
 
     output = Path(output)
-    hf._check_output(Path(source), output, args.overwrite)
     staging = output.with_name(f".{output.name}.float")
     shutil.rmtree(staging, ignore_errors=True)
-    make = hf.export if args.checkpoint is None else hf.export_checkpoint
     try:
-        make(source, staging, dtype=args.dtype, chat_template=args.chat_template)
+        hf.export(source, staging, dtype=args.dtype, chat_template=args.chat_template)
         facts = read_facts(staging)
         _check_shapes(name, facts, args)
         task, calibration = _task(name, staging, args)
@@ -161,7 +160,7 @@ def _copy_companions(source: Path, folder: Path) -> None:
     """Put what lies beside the weights into the folder: tokenizer, template, generation config."""
     for file in source.iterdir():
         weights = file.suffix == ".safetensors" or file.name == "model.safetensors.index.json"
-        if not weights and file.name not in ("config.json", "export.json", "README.md"):
+        if not weights and file.name not in ("config.json", "export.json"):
             shutil.copy2(file, folder / file.name)
 
 
