@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from align.checkpoints import find_model
         from align.export import hf, quantised
 
-        source = find_model(args.model)
+        source = Path(args.checkpoint) if args.checkpoint else find_model(args.model)
         hf._check_output(source, Path(args.output), args.overwrite)
         for name in args.to:
             quantised.check(name, source, args)

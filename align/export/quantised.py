@@ -86,7 +86,7 @@ def export_quantised(
 ) -> dict[str, Any]:
     """Write a form of the model `source` to the folder `output`; returns quantisation.json.
 
-    source: a whole model folder or an adapter. The caller has checked `output`, and what lies there
+    source: a whole model folder, an adapter or `args.checkpoint`. The caller has checked `output`, and what lies there
     is replaced. Failed where perplexity grows beyond --max_ppl_increase, or the engine fails: the output is then
     as it was.
     """
@@ -96,7 +96,9 @@ def export_quantised(
     staging = output.with_name(f".{output.name}.float")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        hf.export(source, staging, dtype=args.dtype, chat_template=args.chat_template)
+        whole = args.checkpoint is None or Path(args.checkpoint) != Path(source)
+        make = hf.export if whole else hf.export_checkpoint
+        make(source, staging, dtype=args.dtype, chat_template=args.chat_template)
         facts = read_facts(staging)
         _check_shapes(name, facts, args)
         task, calibration = _task(name, staging, args)
