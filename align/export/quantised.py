@@ -86,9 +86,9 @@ def export_quantised(
 ) -> dict[str, Any]:
     """Write a form of the model `source` to the folder `output`; returns quantisation.json.
 
-    source: a whole model folder, an adapter or `args.checkpoint`. The caller has checked `output`, and what lies there
-    is replaced. Failed where perplexity grows beyond --max_ppl_increase, or the engine fails: the output is then
-    as it was.
+    source: a whole model folder, an adapter or `args.checkpoint`. The caller has checked `output`;
+    what lies there is replaced. Failed where perplexity grows beyond --max_ppl_increase, or the
+    engine fails: the output is then as it was.
     """
     from align.export import hf
 
