@@ -64,7 +64,7 @@ ENGINES = {
     ),
     "gptqmodel": Engine(
         "gptqmodel: makes gptq (--engine gptqmodel)",
-        cpu=("gptqmodel==7.7.0",), torch="torch==2.14.1", check="import gptqmodel",
+        cpu=("gptqmodel==7.7.0", "optimum==2.3.0"), torch="torch==2.14.1", check="import gptqmodel",
     ),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ def call(python: str | Path, script: str, spec: dict[str, Any], what: str) -> di
             done = subprocess.run(
                 [str(python), str(SCRIPTS / script), str(given), str(wanted)],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-                env=clean_env(), check=False,
+                env=clean_env(), cwd=folder, check=False,  # gptqmodel writes logs where it stands
             )  # fmt: skip
         if done.returncode or not wanted.is_file():
             text = log.read_text(encoding="utf-8", errors="replace").strip()

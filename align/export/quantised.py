@@ -26,6 +26,7 @@ from align.export.measure import (
     with_transformers,
     write_report,
 )
+from align.export.parity import FILE as PARITY
 from align.export.quantised_options import FORMS
 from align.export.shapes import Facts, choose_group_size, read_facts
 from align.files import fingerprint, whole_folder
@@ -86,18 +87,21 @@ def export_quantised(
 ) -> dict[str, Any]:
     """Write a form of the model `source` to the folder `output`; returns quantisation.json.
 
-    Failed where perplexity grows beyond --max_ppl_increase, or the engine fails: the output is then
-    as it was.
+    source: a whole model folder, an adapter or `args.checkpoint`. The caller has checked `output`;
+    what lies there is replaced. Failed where perplexity grows beyond --max_ppl_increase, or the
+    engine fails: the output is then as it was.
     """
     from align.export import hf
 
     output = Path(output)
-    hf._check_output(Path(source), output, args.overwrite)
     staging = output.with_name(f".{output.name}.float")
     shutil.rmtree(staging, ignore_errors=True)
-    make = hf.export if args.checkpoint is None else hf.export_checkpoint
     try:
-        make(source, staging, dtype=args.dtype, chat_template=args.chat_template)
+        whole = args.checkpoint is None or Path(args.checkpoint) != Path(source)
+        make = hf.export if whole else hf.export_checkpoint
+        make(
+            source, staging, dtype=args.dtype, chat_template=args.chat_template, parity=args.parity
+        )
         facts = read_facts(staging)
         _check_shapes(name, facts, args)
         task, calibration = _task(name, staging, args)
@@ -108,6 +112,8 @@ def export_quantised(
                 check_limit(one.label, one.before, one.after, args.max_ppl_increase)
             report = _report(name, made, task)
             write_report(folder, report)
+            if (staging / PARITY).is_file():
+                shutil.copyfile(staging / PARITY, folder / PARITY)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -161,7 +167,7 @@ def _copy_companions(source: Path, folder: Path) -> None:
     """Put what lies beside the weights into the folder: tokenizer, template, generation config."""
     for file in source.iterdir():
         weights = file.suffix == ".safetensors" or file.name == "model.safetensors.index.json"
-        if not weights and file.name not in ("config.json", "export.json", "README.md"):
+        if not weights and file.name not in ("config.json", "export.json"):
             shutil.copy2(file, folder / file.name)
 
 

@@ -5,6 +5,7 @@ does not have it. The report is written last: without one it failed.
 """
 
 import json
+import os
 import sys
 import time
 from importlib import metadata
@@ -14,6 +15,8 @@ def main():
     """Quantise, save, report how long it took."""
     with open(sys.argv[1], encoding="utf-8") as file:
         spec = json.load(file)
+    # gptqmodel 7.7 takes half the cores as workers, its loader wants two: two cores would not do.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (os.cpu_count() or 1) // 2)))
     import torch
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
