@@ -30,6 +30,7 @@ NAME = "policy"
 """What the model is called on a server that a run starts."""
 GAVE_UP = "gave_up"
 POLL_S = 0.2
+CLOSING_S = 20.0
 HUNG_S = 30.0  # after a failed request a process that still lives is not going to end by itself
 
 
@@ -96,6 +97,7 @@ class Managed:
         print(f"[align] starting vLLM at {self.url}, log {self.log}", flush=True)
         if not self._start(told):
             raise Interrupted("the engine's start was interrupted")
+        self._ready = True
         self._thread.start()
 
     def mark(self) -> int:
@@ -124,7 +126,7 @@ class Managed:
         """Stop it; may be called twice."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join(self.settings.timeout_s)
+            self._thread.join(CLOSING_S)
         if self._server is not None:
             self._server.stop()
 
@@ -143,7 +145,7 @@ class Managed:
         if not served:
             self._server.stop()
             return False
-        self._starts, self._ready, self._answered = self._starts + 1, True, False
+        self._starts, self._answered = self._starts + 1, False
         return True
 
     def _look_after(self) -> None:
@@ -164,7 +166,6 @@ class Managed:
                   f"{self.settings.restarts}", flush=True)  # fmt: skip
             try:
                 if self._start(self._closing.is_set):
-                    self._ready = False
                     self.after_start()
                     self._ready = True
             except Failed as error:

@@ -19,7 +19,7 @@ from align.config_errors import Failed
 from align.distributed import full_tensor, gathered, rank
 from align.files import whole_folder
 from align.policy_module import base_model
-from align.rollout.vllm_http import VllmHttp
+from align.rollout.vllm_http import EngineDown, VllmHttp
 from align.rollout.vllm_server import NAME, serves
 from align.whole import whole_weights
 
@@ -63,7 +63,13 @@ class Reload:
         """Let the server read what was written, and forget what it computed before."""
         self.check()
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(self.current)}}
-        http.ask("POST", "/collective_rpc", body)
+        try:
+            http.ask("POST", "/collective_rpc", body)
+        except EngineDown as error:
+            if not http.healthy():
+                raise
+            where = f"It must see {self.current} under this path (rollout.sync_dir)"
+            raise Failed(f"{error}. {where}") from error
         self._forget(http)
 
     def restore(self, http: VllmHttp) -> None:

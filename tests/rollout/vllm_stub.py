@@ -82,9 +82,10 @@ class Stub:
 
     def _misbehave(self) -> None:
         after = os.environ.get("STUB_DIES_AFTER")
-        died = Path(os.environ.get("STUB_DIED", "/nowhere/died"))
-        if after and self.completions > int(after) and not died.exists():
-            died.write_text(str(self.completions))
+        died = os.environ.get("STUB_DIED")
+        if after and self.completions > int(after) and not (died and Path(died).exists()):
+            if died:
+                Path(died).write_text(str(self.completions), "utf-8")
             os._exit(3)
         while os.environ.get("STUB_HANGS"):
             time.sleep(0.1)
@@ -121,7 +122,10 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size) or b"{}")
             with stub.lock:
-                self._post(body)
+                try:
+                    self._post(body)
+                except OSError as error:
+                    self._say(500, {"error": {"message": str(error)}})
 
         def _post(self, body: dict[str, Any]) -> None:
             if self.path == "/v1/completions":

@@ -187,6 +187,25 @@ def test_a_server_that_keeps_dying_ends_the_run_which_resumes(tmp_path, engine, 
     assert made.state.global_step == 3
 
 
+def test_a_folder_that_the_server_does_not_see(tmp_path, there, monkeypatch):
+    def load(folder):
+        raise OSError("no such folder")
+
+    monkeypatch.setattr(there[0], "load", load)
+    with pytest.raises(Failed, match=r"no such folder. It must see .*weights-1 under this path"):
+        run(tmp_path, there[1])
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_of_its_first_request_is_not_started_again(
+    tmp_path, engine, monkeypatch
+):
+    monkeypatch.setenv("STUB_DIES_AFTER", "0")
+    with pytest.raises(Failed, match="had not answered a single request, and would not on another"):
+        run(tmp_path, engine)
+    assert (tmp_path / "run" / "logs" / "vllm.log").read_text().count("stub: --model") == 1
+
+
 @pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(tmp_path):
     python = tmp_path / "python"
