@@ -28,7 +28,7 @@ def call(python: str | Path, script: str, spec: dict[str, Any], what: str) -> di
         given.write_text(json.dumps(spec), encoding="utf-8")
         with log.open("wb") as stream:
             done = subprocess.run(
-                [str(python), str(SCRIPTS / script), str(given), str(wanted)],
+                [os.path.abspath(python), str(SCRIPTS.absolute() / script), str(given), str(wanted)],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
                 env=clean_env(), cwd=folder, check=False,  # gptqmodel writes logs where it stands
             )  # fmt: skip
