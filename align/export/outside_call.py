@@ -27,8 +27,9 @@ def call(python: str | Path, script: str, spec: dict[str, Any], what: str) -> di
         given, log, wanted = (Path(folder) / n for n in ("spec.json", "log.txt", "report.json"))
         given.write_text(json.dumps(spec), encoding="utf-8")
         with log.open("wb") as stream:
+            work = str(SCRIPTS.absolute() / script)
             done = subprocess.run(
-                [str(python), str(SCRIPTS / script), str(given), str(wanted)],
+                [os.path.abspath(python), work, str(given), str(wanted)],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
                 env=clean_env(), cwd=folder, check=False,  # gptqmodel writes logs where it stands
             )  # fmt: skip
