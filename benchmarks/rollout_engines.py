@@ -31,7 +31,9 @@ def seconds(action: Callable[[], Any], times: int = 2) -> float:
 
 def main() -> None:
     """Print one line a figure."""
-    p = argparse.ArgumentParser(description="Rollouts and weight pushes: the policy itself against vLLM.")
+    p = argparse.ArgumentParser(
+        description="Rollouts and weight pushes: the policy itself against vLLM."
+    )
     p.add_argument("--model", required=True)
     p.add_argument("--python")
     p.add_argument("--prompts", type=int, default=32)
