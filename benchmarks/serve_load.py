@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """UserError for what cannot be measured."""
-    from align.rewards.http_link import header_token
+    from align.http_link import header_token
 
     if args.url:
         check_url("--url", args.url, fix="Write http://host:port", token=args.api_key_env)

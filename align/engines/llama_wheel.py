@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--top-p", type=float)
     add("--min-p", type=float)
     add("--no-kv-unified", action="store_true")
-    for name in ("--jinja", "--metrics", "--no-webui", "--offline"):
+    for name in ("--jinja", "--metrics", "--no-webui", "--offline", "--no-repack"):
         add(name, action="store_true")
     return p
 
@@ -57,6 +57,8 @@ def settings(args: argparse.Namespace, params: Any) -> Any:
         params.api_keys = [os.environ["LLAMA_API_KEY"]]
     if hasattr(params, "cors_origins"):  # since 2026: older ones allow every web page
         params.cors_origins = os.environ.get("LLAMA_ARG_CORS_ORIGINS", params.cors_origins)
+    if args.no_repack:
+        params.no_extra_bufts = True
     if args.threads is not None:
         params.cpuparams.n_threads = args.threads
     if args.gpu_layers is not None:

@@ -28,6 +28,8 @@ from align.engines import guard
 POLL_S = 0.2
 TAIL = 2000  # characters of the log that an error shows
 GRACE_S = 15.0  # seconds between SIGTERM and SIGKILL
+# Signals of a program that fails, none of which anybody sends it.
+CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Launch:
     """What starts a server. url: http://host:port. health: path that answers 200 once it serves.
 
     env: variables added to those of this process. log: file that stdout and stderr go to; it is
-    appended to. cwd: folder to start in, this process' own by default.
+    appended to. cwd: folder to start in, this process' own by default. after_crash: words that it
+    is started again with, once, where it crashes before it serves.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Launch:
     health: str = "/health"
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    after_crash: Sequence[str] = ()
 
     def shown(self) -> str:
         """What a shell would run, without the values of keys and tokens."""
@@ -56,33 +60,30 @@ class Launch:
 class Server:
     """A running server process.
 
-    Use `start`, then `wait` until it answers; as a context manager it is stopped at the end.
+    Started by the constructor; `wait` until it answers. As a context manager it is stopped at the
+    end.
     """
 
     def __init__(self, launch: Launch) -> None:
-        """Start the process; nothing is waited for."""
-        self.launch = launch
+        """Start the process; nothing is waited for. note: words that a crash made it need."""
+        self.launch, self.note = launch, ""
         launch.log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: TextIO = launch.log.open("a", encoding="utf-8")
+        self._start(launch.command)
+
+    def _start(self, command: Sequence[str]) -> None:
+        self._log: TextIO = self.launch.log.open("a", encoding="utf-8")
         self._from = self._log.tell()
         # The end that closes with this process: programs that it starts do not inherit it, only
         # what it forks without a program (and a DataLoader's workers end with their parent).
         watched, self._life = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-IS",
-                    guard.__file__,
-                    str(watched),
-                    str(GRACE_S),
-                    *launch.command,
-                ],
+                [sys.executable, "-IS", guard.__file__, str(watched), str(GRACE_S), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **launch.env},
-                cwd=launch.cwd,
+                env={**os.environ, **self.launch.env},
+                cwd=self.launch.cwd,
                 pass_fds=(watched,),
                 start_new_session=True,
             )
@@ -119,7 +120,7 @@ class Server:
         """
         end = time.monotonic() + timeout_s
         while not self.healthy():
-            if not self.alive():
+            if not self.alive() and not self._again():
                 raise Failed(self.ended())
             if time.monotonic() > end:
                 raise Failed(
@@ -129,6 +130,19 @@ class Server:
             if told():
                 return False
             time.sleep(POLL_S)
+        return True
+
+    def _again(self) -> bool:
+        """Start it once more where it crashed and there are words against that."""
+        code, words = self.process.poll() or 0, self.launch.after_crash
+        if self.note or not words or -code not in CRASHES:
+            return False
+        self.note = shlex.join(words)
+        signal_name = signal.Signals(-code).name
+        line = f"{self.launch.name} ended with {signal_name}: started again with {self.note}"
+        print(line, file=sys.stderr, flush=True)
+        self.stop()
+        self._start([*self.launch.command, *words])
         return True
 
     def ended(self) -> str:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from align.config_errors import Failed, UserError
+from align.engines.llama_cpp import ENGINE, PROGRAM, find
 from align.engines.venvs import find_python, need_python
 from align.export import gguf_tokens
-from align.export.gguf_server import ENGINE, SERVER, program, serving
+from align.export.gguf_server import serving
 from align.export.measure import BATCH, Figures, Task, figures, with_transformers
 from align.export.outside_call import clean_env
 from align.export.quantised_options import GGUF_DIRECT
@@ -37,9 +38,9 @@ def check(facts: Facts | None, kinds: Sequence[str]) -> None:
     if find_spec("gguf") is None:
         raise UserError("--to", "gguf", "needs the package gguf", "pip install 'align[gguf]'")
     python = need_python(ENGINE, "--to")
-    needed = [SERVER] if set(kinds) <= set(GGUF_DIRECT) else [SERVER, QUANTIZE]
+    needed = [PROGRAM] if set(kinds) <= set(GGUF_DIRECT) else [PROGRAM, QUANTIZE]
     for name in needed:
-        if program(name) is None:
+        if find(name) is None:
             raise UserError(
                 "--to", "gguf", f"needs {name}, which is neither on PATH nor in {ENGINE}'s "
                 "environment", f"Make it: python recipes/setup_engine.py {ENGINE} --overwrite",
@@ -86,7 +87,7 @@ def make(
             if kind in GGUF_DIRECT:
                 _convert(links, files[kind], kind, task)
             else:
-                run([str(program(QUANTIZE)), str(first), str(files[kind]), kind], QUANTIZE)
+                run([str(find(QUANTIZE)), str(first), str(files[kind]), kind], QUANTIZE)
     finally:
         gguf_tokens.drop(links)
     floats = with_transformers(staging, _only_pairs(task))
@@ -171,13 +172,13 @@ def _measure(file: Path, task: Task, floats: Figures | None) -> Figures:
         floats = _dequantised(file, task)
     answers: list[list[int]] = []
     speed = memory = None
-    name = "llama.cpp"
+    name = ENGINE
     if task.prompt_ids:
         longest = max(map(len, task.prompt_ids)) + task.answer_tokens
         with serving(file, context=longest + 8, slots=BATCH) as asked:
             answers, seconds = asked.answers(task.prompt_ids, task.answer_tokens, task.stops, BATCH)
             speed, memory = sum(map(len, answers)) / seconds, asked.memory()
-            name += f" {asked.note}" if asked.note else ""
+            name += f" {asked.server.note}" if asked.server.note else ""
     found = figures(
         task, file, logps=None, answers=answers, tokens_per_s=speed, memory=memory,
         engine=f"{name}; perplexity: transformers {importlib.metadata.version('transformers')}",
@@ -204,5 +205,5 @@ def _dequantised(file: Path, task: Task) -> Figures:
 
 def is_here() -> bool:
     """Whether llama.cpp's environment and programs are there."""
-    programs = program(SERVER) is not None and program(QUANTIZE) is not None
+    programs = find(PROGRAM) is not None and find(QUANTIZE) is not None
     return find_python(ENGINE) is not None and programs and find_spec("gguf") is not None

@@ -6,7 +6,6 @@ The server is started for the question and stopped after it.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,27 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from align.config_errors import Failed
-from align.engines.process import Launch, Server, free_port
-from align.engines.venvs import find_program
-from align.rewards.http_link import Links
+from align.engines.llama_cpp import PROGRAM, launch
+from align.engines.process import Server, free_port
+from align.http_link import Links
 
-ENGINE = "llama.cpp"
-SERVER = "llama-server"
 TIMEOUT_S = 600.0
-
-
-def program(name: str) -> Path | None:
-    """A program of llama.cpp: on PATH, else in its own environment."""
-    found = shutil.which(name)
-    return Path(found) if found else find_program(ENGINE, name)
 
 
 class Asked:
     """A running server of one file."""
 
-    def __init__(self, server: Server, note: str = "") -> None:
-        """Keep the server. note: an option that it needs on this machine."""
-        self.server, self.note = server, note
+    def __init__(self, server: Server) -> None:
+        """Keep the server."""
+        self.server = server
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON answer to a JSON question; Failed where the status is not 200."""
@@ -45,7 +36,7 @@ class Asked:
         answer = link.ask("POST", self.server.url + path, json.dumps(body).encode(), headers)
         if answer.status != 200:
             said = answer.body[:300].decode("utf-8", "replace")
-            raise Failed(f"{SERVER} answered {path} with {answer.status}: {said}")
+            raise Failed(f"{PROGRAM} answered {path} with {answer.status}: {said}")
         return json.loads(answer.body)
 
     def ids(self, text: str, *, special: bool = False) -> list[int]:
@@ -82,10 +73,12 @@ class Asked:
         return found, time.monotonic() - start
 
     def memory(self) -> int | None:
-        """The most bytes that the process has held; None where the system does not say."""
+        """The most bytes that the server has held; None where the system does not say."""
+        guard = self.server.process.pid  # the server is its child, and starts none itself
         try:
-            text = Path(f"/proc/{self.server.process.pid}/status").read_text()
-        except OSError:
+            child = Path(f"/proc/{guard}/task/{guard}/children").read_text().split()[0]
+            text = Path(f"/proc/{child}/status").read_text()
+        except (OSError, IndexError):
             return None
         line = next((line for line in text.splitlines() if line.startswith("VmHWM")), "")
         return int(line.split()[1]) * 1024 if line else None
@@ -93,34 +86,12 @@ class Asked:
 
 @contextmanager
 def serving(file: Path, *, context: int = 512, slots: int = 1) -> Iterator[Asked]:
-    """A server of `file`, which answers `slots` questions at a time of `context` tokens each.
-
-    Where it dies of a signal while it starts, it is started again without repacked weights: on
-    CPUs with AMX whose tiles the system (a container, say) does not hand out, llama.cpp b11434 uses
-    them for quantised weights all the same and ends with SIGSEGV. `Asked.note` says so.
-    """
+    """A server of `file`, which answers `slots` questions at a time of `context` tokens each."""
     with tempfile.TemporaryDirectory(prefix="align-") as folder:
-        log = Path(folder) / "server.log"
-        for note, more in (("", ()), ("--no-repack", ("--no-repack",))):
-            with Server(_launch(file, log, context, slots, more)) as server:
-                try:
-                    server.wait(TIMEOUT_S)
-                except Failed:
-                    if more or (server.process.poll() or 0) >= 0:
-                        raise
-                    continue
-                yield Asked(server, note)
-                return
-
-
-def _launch(file: Path, log: Path, context: int, slots: int, more: Sequence[str]) -> Launch:
-    found = program(SERVER)
-    if found is None:
-        raise Failed(f"{SERVER} is gone")
-    port = free_port()
-    words = [
-        str(found), "--model", str(file), "--host", "127.0.0.1", "--port", str(port),
-        "--ctx-size", str(context * slots), "--parallel", str(slots), "--no-webui",
-        "--offline", "--jinja", *more,
-    ]  # fmt: skip
-    return Launch(SERVER, words, f"http://127.0.0.1:{port}", log)
+        started = launch(
+            file, name="model", log=Path(folder) / "server.log", port=free_port(),
+            max_model_len=context, slots=slots,
+        )  # fmt: skip
+        with Server(started) as server:
+            server.wait(TIMEOUT_S)
+            yield Asked(server)

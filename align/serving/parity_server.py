@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from align.config_errors import UserError
 from align.config_files import check_url
-from align.rewards.http_link import Links, header_token, named, reason
+from align.http_link import Links, header_token, named, reason
 
 
 class NoAnswer(Exception):

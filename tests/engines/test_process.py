@@ -126,6 +126,44 @@ def test_one_that_a_signal_ends(tmp_path):
         server.wait(30)
 
 
+CRASHES_ONCE = """
+import os, signal, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+if "--careful" not in sys.argv:
+    os.kill(os.getpid(), signal.SIGSEGV)
+class H(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *a): pass
+HTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
+"""
+
+
+def test_one_that_crashes_is_started_again_with_its_words(tmp_path, capsys):
+    port = free_port()
+    command = [sys.executable, "-c", CRASHES_ONCE, str(port)]
+    url, log = f"http://127.0.0.1:{port}", tmp_path / "log"
+    with Server(Launch("one", command, url, log, after_crash=("--careful",))) as server:
+        assert server.wait(30)
+        assert server.note == "--careful"
+    said = "one ended with SIGSEGV: started again with --careful\n"
+    assert capsys.readouterr().err == said
+    assert not server.alive()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "starts"), [(11, -11, 2), (15, -15, 1), (9, -9, 1)], ids=str
+)
+def test_it_is_started_again_once_and_only_after_a_crash(tmp_path, number, code, starts):
+    """Nobody who ends it by hand, nor the system without memory, wants it back."""
+    script = f"echo start >> {tmp_path}/starts; kill -{number} $$"
+    one = Launch("one", ["sh", "-c", script], "http://127.0.0.1:9", tmp_path / "log",
+                 after_crash=("--careful",))  # fmt: skip
+    with Server(one) as server, pytest.raises(Failed, match=f"ended with code {code}"):
+        server.wait(30)
+    assert len((tmp_path / "starts").read_text().split()) == starts
+
+
 def test_a_program_that_is_not_there(tmp_path):
     missing = Launch("missing", ["no-such-program"], "http://127.0.0.1:9", tmp_path / "log")
     with Server(missing) as server, pytest.raises(Failed, match="No such file or directory"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ import tokenizer_texts
 
 from align.config_errors import Failed, UserError
 from align.config_schema import Tokenizer
+from align.engines.process import Launch, Server
 from align.export import gguf, gguf_tokens
 from align.export.command import main
-from align.export.gguf_server import serving
+from align.export.gguf_server import Asked, serving
 
 DATA = Path(__file__).parents[2] / "recipes" / "data"
 needs_llama_cpp = pytest.mark.skipif(
@@ -142,6 +144,19 @@ def test_an_unknown_byte_level_tokenizer_is_said_by_the_converter():
         gguf.run([sys.executable, "-c", code], "the converter")
     with pytest.raises(Failed, match=r"the converter ended with code 3.*(?s:.*)no room"):
         gguf.run([sys.executable, "-c", "print('no room'); raise SystemExit(3)"], "the converter")
+
+
+def test_memory_is_the_servers_own(tmp_path):
+    """Not that of the guard which stands before it."""
+    script = "import time; held = b'1' * (128 << 20); print('held', flush=True); time.sleep(600)"
+    log = tmp_path / "log"
+    one = Launch("one", [sys.executable, "-c", script], "http://127.0.0.1:9", log)
+    with Server(one) as server:
+        while "held" not in log.read_text():
+            assert server.alive()
+            time.sleep(0.05)
+        held = Asked(server).memory()
+        assert held is None or held > 128 << 20
 
 
 @pytest.mark.engines

@@ -306,7 +306,8 @@ def test_the_wheel_understands_what_llama_server_is_told(tmp_path):
         "m.gguf", name="小", log=tmp_path / "log", python=sys.executable, max_model_len=100
     )
     assert list(of.command[:2]) == [sys.executable, llama_wheel.__file__]
-    args = llama_wheel.parser().parse_args(of.command[2:])
+    args = llama_wheel.parser().parse_args([*of.command[2:], *of.after_crash])
+    assert args.no_repack
     assert (args.model, args.alias, args.ctx_size, args.parallel) == ("m.gguf", "小", 400, 4)
     assert (args.top_k, args.top_p, args.min_p, args.temp) == (0, 1, 0, 1)
     assert args.no_kv_unified
