@@ -1,4 +1,4 @@
-"""An ASGI application served by a thread of this process, on a socket that is bound already."""
+"""An ASGI application served by a thread of this process, on a socket that is bound."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any
 
 from align.config_errors import Failed
 from reward_models.server import settings
+from reward_models.server_options import in_use
 
-START_S = 10.0
+START_S, STOP_S = 10.0, 30.0
+BACKLOG = 2048
 
 
 class AppThread:
     """Serves from construction until `stop`; signals are left to the main thread."""
 
     def __init__(self, app: Any, listener: socket.socket) -> None:
-        """Failed where it does not start."""
+        """UserError where the port is taken by now; Failed where it does not start."""
         import uvicorn
+
+        try:
+            listener.listen(BACKLOG)
+        except OSError:  # both may be bound to a port, one may listen
+            raise in_use(listener.getsockname()[1]) from None
 
         # What is under way when it ends gets a moment, not the minutes that an answer may take.
         self._server = uvicorn.Server(settings(app, timeout=0))
@@ -36,6 +43,6 @@ class AppThread:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End it; what is under way may end within seconds."""
+        """End it; what is under way has five seconds, what is to be written after it some more."""
         self._server.should_exit = True
-        self._thread.join(START_S)
+        self._thread.join(STOP_S)

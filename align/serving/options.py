@@ -11,6 +11,7 @@ from align.argument_types import number, whole
 from align.config_errors import NO_VALUE, UserError
 from align.engines.devices import has_gpu
 from align.engines.venvs import find_python
+from align.serving.proxy import check_log
 from align.serving.served_model import ENGINES, Served
 
 DEFAULT_LOGS = "runs/serve"
@@ -61,6 +62,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("served_model_name", name, "is no name for a model", fix)
     if args.log_texts and not args.request_log:
         raise UserError("log_texts", True, "needs --request_log", "Add --request_log DIR")
+    if args.request_log:
+        check_log(args.request_log, "request_log")
 
 
 def read_key(args: argparse.Namespace) -> str | None:

@@ -13,19 +13,18 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from align.config_errors import NO_VALUE, Failed, UserError
+from align.config_errors import NO_VALUE, UserError
 from align.config_files import check_url
-from reward_models.server_options import bound, in_use
+from align.engines.process import url_of
+from reward_models.server_options import bound
 
 PACKAGES = ("aiohttp", "prometheus_client", "starlette", "uvicorn")
-_GRACE_S = 10
 
 
 def check_log(path: str | Path, field: str = "--request_log") -> Path:
@@ -74,52 +73,31 @@ class ProxyServer:
         self, upstream: str, host: str, port: int, log: Path | None, *, log_texts: bool = False,
         token: str | None = None,
     ) -> None:  # fmt: skip
-        import uvicorn
-
         self.app = make_app(upstream, log, log_texts=log_texts, token=token)
         self._stack = ExitStack()
         # Whether other machines may ask is checked by whoever starts the engine.
         where = argparse.Namespace(host=host, port=port, allow_public=True)
         self._listener: socket.socket = self._stack.enter_context(bound(where, token))
-        config = uvicorn.Config(
-            self.app, ws="none", lifespan="on", log_level="warning", access_log=False,
-            server_header=False, proxy_headers=False, timeout_keep_alive=75,
-            timeout_graceful_shutdown=_GRACE_S,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
-        self._port = port
 
     @property
     def url(self) -> str:
         """http://host:port."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return url_of(*self._listener.getsockname()[:2])
 
     def __enter__(self) -> ProxyServer:
+        from align.serving.app_thread import AppThread
+
         try:
-            self._listener.listen(2048)
-        except OSError:
+            thread = AppThread(self.app, self._listener)
+        except BaseException:
             self._stack.close()
-            raise in_use(self._port) from None
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise Failed("the proxy did not start; the lines above say why")
-            time.sleep(0.01)
+            raise
+        self._stack.callback(thread.stop)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Let answers under way end (ten seconds), write what waits for the log, stop."""
-        self._server.should_exit = True
-        self._thread.join()
+        """Let answers under way end (five seconds), write what waits for the log, stop."""
         self._stack.close()
-
-    def _run(self) -> None:
-        self._server.run(sockets=[self._listener])
 
 
 def run(

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from align.config_errors import Failed
-from align.engines.process import POLL_S, Server
+from align.engines.process import POLL_S, Server, url_of
 from align.engines.transformers_serve import linked
 from align.files import read_object, write_atomic
 from align.serving.engine_plan import Plan, make_plan
 from align.serving.options import check_options, choose_engine, parser, read_key, split_words
 from align.serving.served_model import check_pair, find_served
-from align.serving.stand import Stand, shown_address
+from align.serving.stand import Stand
 from reward_models.server_options import bound
 
 SAY_EVERY_S = 10.0
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
     """Start, announce, watch and stop. Failed with the end of the log where the engine ends."""
     _prepare(args, plan)
     with _told_to_stop() as stop, ExitStack() as open_things:
-        public = shown_address(listener)
+        public = url_of(*listener.getsockname()[:2])
         stand = Stand(args, plan, listener, key, open_things)
         if stand.direct:
             listener.close()  # the engine takes the port itself
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, plan: Plan, listener: socket.socket, key: str 
             return 0
         stand.serve()
         print(
-            f"serving {', '.join(names(plan))} on http://{public}/v1 (engine {plan.engine}, "
+            f"serving {', '.join(names(plan))} on {public}/v1 (engine {plan.engine}, "
             f"{time.monotonic() - started:.0f} s), log {plan.launch.log}", flush=True,
         )  # fmt: skip
         while not stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from align.files import read_object
 ENGINES = ("transformers", "vllm", "llama.cpp")
 GENERIC = ("final", "export", "hf", "gguf", "adapter", "awq", "gptq", "w8a8", "int8")
 EXPORT = "python recipes/export_model.py --model {} --to {}"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
@@ -19,8 +21,9 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 class Served:
     """A model that can be served.
 
-    kind: hf | gguf | adapters. path: what an engine reads: a folder or a .gguf file. name: of the
-    model in the API. adapters: (name, path, rank) of LoRAs on it. quantized: quant_method or None.
+    kind: hf | gguf | adapters. path: what an engine reads: a folder, a .gguf file or, below
+    adapters, perhaps a hub id. name: of the model in the API. adapters: (name, path, rank) of LoRAs
+    on it. quantized: quant_method or None.
     """
 
     kind: str
@@ -109,12 +112,13 @@ def _whole(path: Path, name: str) -> Served:
 def _adapters(path: Path, name: str) -> Served:
     from align.export.adapter_folder import read_adapters, read_base
 
-    adapters = read_adapters(path)
-    base = Path(read_base(path))
-    if not (base / "config.json").is_file():
+    adapters, base = read_adapters(path), read_base(path)
+    if not (Path(base) / "config.json").is_file() and not _HUB_ID.fullmatch(base):
         fix = "Put it there, or export the adapters again with their base"
         raise UserError("model", str(path), f"has adapters of {base}, which is no folder here", fix)
-    return Served("adapters", base, name, adapters=tuple((n, str(p), r) for n, p, r in adapters))
+    return Served(
+        "adapters", Path(base), name, adapters=tuple((n, str(p), r) for n, p, r in adapters)
+    )
 
 
 def check_pair(served: Served, engine: str, given: str) -> None:

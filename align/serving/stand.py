@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from align.engines.process import url_of
 from align.serving.engine_plan import Plan
 
 
@@ -38,7 +39,7 @@ class Stand:
             upstream = plan.launch.url
             if plan.front:
                 self._inner = open_things.enter_context(socket.create_server(("127.0.0.1", 0)))
-                upstream = f"http://{shown_address(self._inner)}"
+                upstream = url_of(*self._inner.getsockname()[:2])
             log = Path(args.request_log)
             self._proxy = make_app(upstream, log, log_texts=args.log_texts, token=key)
 
@@ -66,12 +67,5 @@ class Stand:
     def _start(self, app: Any, listener: socket.socket) -> None:
         from align.serving.app_thread import AppThread
 
-        listener.listen(2048)
         self._apps.append(AppThread(app, listener))
         self._open.callback(self._apps[-1].stop)
-
-
-def shown_address(listener: socket.socket) -> str:
-    """host:port of a socket."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -19,6 +19,7 @@ from serve_process import RECIPE
 from align.config_errors import Failed, UserError
 from align.engines import llama_cpp, llama_wheel, transformers_serve, venvs, vllm
 from align.engines.process import Launch
+from align.export.adapter_folder import write_adapters
 from align.serving import engine_plan, options, serve_model
 from align.serving.served_model import default_name, find_served
 from align.tools import run_tool
@@ -204,6 +205,9 @@ def test_options_that_do_not_go_together(tmp_path):
     said = refusal(*words, "--served_model_name", "a/b")
     assert "is no name for a model. Use letters, digits" in said
     assert "needs --request_log" in refusal(*words, "--log_texts")
+    log = write(tmp_path, "log") / "log"
+    said = refusal(*words, "--request_log", str(log))
+    assert f"request_log='{log}' is a file. Give a folder" in said
 
 
 def test_names(tmp_path):
@@ -274,12 +278,11 @@ def test_the_key_is_in_the_environment_alone(tmp_path, capsys, monkeypatch, ever
 
 
 def test_adapters_are_served_by_name(tmp_path, capsys, everything_here):
-    folders = pytest.importorskip("align.export.adapter_folder")
     folder = tmp_path / "several"
     export(folder / "base")
     for name in ("zh", "en"):
         write(folder / name, adapter_config={})
-    folders.write_adapters(folder, "base", [("zh", "zh", 4), ("en", "en", 12)])
+    write_adapters(folder, "base", [("zh", "zh", 4), ("en", "en", 12)])
     words = dry(capsys, "--model", str(folder))
     assert words[words.index("--model") + 1] == str(folder / "base")
     assert words[words.index("--max-lora-rank") + 1] == "16"
@@ -289,6 +292,17 @@ def test_adapters_are_served_by_name(tmp_path, capsys, everything_here):
     assert "serves no folder of adapters by name. Use --engine vllm" in said
     (folder / "base" / "config.json").unlink()
     assert "has adapters of base, which is no folder here" in refusal("--model", str(folder))
+    write_adapters(folder, "/no/where", [("zh", "zh", 4)])
+    assert "has adapters of /no/where, which is no" in refusal("--model", str(folder))
+
+
+def test_adapters_on_a_base_of_the_hub(tmp_path, capsys, everything_here):
+    """Exports of an adapter alone name it; vLLM finds it in its cache or on the hub."""
+    folder = tmp_path / "several"
+    write(folder / "zh", adapter_config={})
+    write_adapters(folder, "HuggingFaceTB/SmolLM2-135M", [("zh", "zh", 4)])
+    words = dry(capsys, "--model", str(folder))
+    assert words[words.index("--model") + 1] == "HuggingFaceTB/SmolLM2-135M"
 
 
 def test_the_command_of_llama_cpp(tmp_path, capsys, everything_here):
