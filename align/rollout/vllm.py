@@ -19,7 +19,7 @@ import numpy as np
 
 from align.config_errors import Failed
 from align.rollout.base import Interrupted, Samples, StopRule, check_decoding, check_prompts
-from align.rollout.vllm_http import VllmHttp
+from align.rollout.vllm_http import COMPLETIONS, VllmHttp
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class VllmSampler:
         seeds = row_seeds(len(rows), seed)
         bodies = [self._request(ids, s) for ids, s in zip(rows, seeds, strict=True)]
         answers = self.served.http.ask_all(
-            "/v1/completions", bodies, self.batch_size, self.interrupted or (lambda: False)
+            COMPLETIONS, bodies, self.batch_size, self.interrupted or (lambda: False)
         )
         if answers is None:
             raise Interrupted("sampling was interrupted")

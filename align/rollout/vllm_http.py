@@ -18,6 +18,7 @@ from align.http_link import Links, header_token, named, reason
 
 TOKEN = "ALIGN_ENGINE_TOKEN"
 """Environment variable: what a server that was started with --api-key wants to see."""
+COMPLETIONS = "/v1/completions"
 POLL_S = 0.1
 CLOSING_S = 2.0
 
@@ -101,7 +102,9 @@ class VllmHttp:
             answer = link.ask(method, self.url + path, data, self._headers)
         except (OSError, http.client.HTTPException) as error:
             raise EngineDown(f"the engine at {self.url} is gone: {named(error)}") from error
-        if answer.status >= 500:
+        # The name is the run's own: a server without it has started again, and has yet to load it.
+        lacks = answer.status == 404 and path == COMPLETIONS
+        if answer.status >= 500 or lacks:
             raise EngineDown(
                 f"the engine at {self.url} failed ({answer.status} on {path}): "
                 + reason(answer.body)

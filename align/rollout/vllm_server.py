@@ -97,7 +97,7 @@ class Managed:
         print(f"[align] starting vLLM at {self.url}, log {self.log}", flush=True)
         if not self._start(told):
             raise Interrupted("the engine's start was interrupted")
-        self._ready = True
+        self._open()
         self._thread.start()
 
     def mark(self) -> int:
@@ -145,8 +145,12 @@ class Managed:
         if not served:
             self._server.stop()
             return False
-        self._starts, self._answered = self._starts + 1, False
+        self._answered = False
         return True
+
+    def _open(self) -> None:
+        """It has all that it needs; until then whoever asked it too early waits in `recover`."""
+        self._starts, self._ready = self._starts + 1, True
 
     def _look_after(self) -> None:
         """The thread: start it again when it has ended, as often as is allowed."""
@@ -167,7 +171,7 @@ class Managed:
             try:
                 if self._start(self._closing.is_set):
                     self.after_start()
-                    self._ready = True
+                    self._open()
             except Failed as error:
                 print(f"[align] {error}", flush=True)
                 self._server.stop()  # one that came back without its weights is no use

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from align.config_errors import Failed, UserError
-from align.rollout import Interrupted
+from align.config_rollout import RolloutServer
+from align.engines.process import Launch
+from align.rollout import Interrupted, vllm_server
 from align.rollout.vllm import Served, VllmSampler, row_seeds
-from align.rollout.vllm_http import EngineDown, EngineRefused, VllmHttp
+from align.rollout.vllm_http import EngineDown, VllmHttp
+from align.rollout.vllm_server import Followed, Lasting, Managed, serves
 
 sys.path.insert(0, str(Path(__file__).parent))
 import rollout_models as tiny
@@ -162,8 +168,68 @@ def test_answers_that_are_not_whole(served, monkeypatch, kind, said):
 
 
 def test_a_model_that_is_not_served(served):
-    with pytest.raises(EngineRefused, match=r"refused /v1/completions \(404\): .*`other`"):
+    with pytest.raises(EngineDown, match=r"failed \(404 on /v1/completions\): .*`other`"):
         sampler(served[1], model="other").sample(ids(), 1, 0)
+
+
+def test_an_adapter_that_a_restarted_server_has_yet_to_load_is_waited_for(served, tmp_path):
+    """As another rank than the first sees it: the server is back before its adapter is."""
+    stub, url = served
+    late = sampler(url, model="late")
+    back = partial(serves, late.served.http, "late")
+    engine = Followed(back, tmp_path, RolloutServer(timeout_s=20))
+    timer = threading.Timer(0.5, stub.adapters.update, [{"late": stub.model}])
+    timer.start()
+    try:
+        got = Lasting(late, engine, lambda: False).sample(ids(), 1, 3)
+    finally:
+        timer.join()
+        del stub.adapters["late"]
+    assert got.completions == sampler(url).sample(ids(), 1, 3).completions
+
+
+SERVER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class H(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *a): pass
+HTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
+"""
+
+
+def test_who_asks_before_the_adapter_is_there_waits_and_the_server_is_left_alone(
+    tmp_path, monkeypatch
+):
+    """As the first rank sees it, which loads the adapter after the restart."""
+
+    def launch(model, *, log, port, **_):
+        words = [sys.executable, "-c", SERVER, str(port)]
+        return Launch("vLLM", words, f"http://127.0.0.1:{port}", log)
+
+    monkeypatch.setattr(vllm_server, "launch", launch)
+    started, loaded = threading.Event(), threading.Event()
+
+    def after_start() -> None:
+        started.set()
+        loaded.wait(20)
+
+    settings = RolloutServer(python=sys.executable)
+    engine = Managed(settings, tmp_path / "log", after_start=after_start)
+    try:
+        engine.start(tmp_path)
+        engine.answered()
+        os.killpg(engine._server.process.pid, signal.SIGKILL)
+        assert started.wait(20)
+        mark = engine.mark()
+        threading.Timer(0.3, loaded.set).start()
+        engine.recover(mark, EngineDown("the adapter is not there"), lambda: False)
+        assert loaded.is_set()
+        assert (engine.restarts, engine.mark()) == (1, mark + 1)
+    finally:
+        loaded.set()
+        engine.close()
 
 
 def test_an_engine_that_is_gone():
