@@ -42,13 +42,14 @@ MAINS = {
     "arena": "align.feedback.main",
     "best_of_n": "align.iteration.best_of_n",
     "drift_report": "align.serving.drift_report",
+    "setup_engine": "align.engines.setup",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
 # Each value of a list comes after its own --name.
 _REPEATED = ("judge",)
 # These have a --dry_run of their own, which shows more than the command.
-_OWN_DRY_RUN = ("import_annotations", "serve_model")
+_OWN_DRY_RUN = ("import_annotations", "serve_model", "setup_engine")
 # Their work is shared by the processes of a launch; the others run on rank 0 alone.
 _EVERY_RANK = ("evaluate_policy",)
 _ASKS_ONLY = {"-h", "--help", "--print_config", "--dry_run"}

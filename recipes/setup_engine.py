@@ -14,10 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with a command line; return the exit code."""
-    from align.engines.setup import main as make
-    from align.run import guarded_once
+    from align.tools import run_tool
 
-    return guarded_once(lambda: make(argv))
+    return run_tool("setup_engine", argv)
 
 
 if __name__ == "__main__":

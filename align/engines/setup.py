@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
         prog="setup_engine.py",
         description="Make the environment of an engine that the training environment cannot hold.",
     )
-    p.add_argument("engine", nargs="?", metavar="ENGINE", help=", ".join(ENGINES))
+    p.add_argument("engines", nargs="*", metavar="ENGINE", help=", ".join(ENGINES))
     p.add_argument("--root", metavar="DIR", help=f"folder of all engines (default: ${ENV} or "
                    "~/.cache/align/engines)")  # fmt: skip
     p.add_argument("--python", default=sys.executable, metavar="PY", help="makes the environment")
@@ -193,23 +193,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make an environment from the command line; 0 when done. UserError is left to the caller."""
+    """Make environments from the command line; 0 when done. UserError is left to the caller."""
     args = parser().parse_args(argv)
     if args.root:
         os.environ[ENV] = str(Path(args.root).resolve())
     if args.list:
         print(_listing())
         return 0
-    name = args.engine
-    if name not in ENGINES:
-        reason = "is missing" if name is None else "is not known"
-        raise UserError("engine", name, reason, f"Use one of {', '.join(ENGINES)}")
+    if not args.engines:
+        raise UserError("engine", None, "is missing", f"Use one of {', '.join(ENGINES)}")
+    for name in args.engines:
+        if name not in ENGINES:
+            raise UserError("engine", name, "is not known", f"Use one of {', '.join(ENGINES)}")
     if shutil.which(args.python) is None:
         raise UserError("--python", args.python, "is no program", "Give a python 3.10 or newer")
+    for name in args.engines:
+        _make_one(name, args)
+    return 0
+
+
+def _make_one(name: str, args: argparse.Namespace) -> None:
     final = root() / name
     if find_python(name) is not None and not args.overwrite:
         print(f"{name} is in {final} (--overwrite makes it anew)")
-        return 0
+        return
     if final.exists() and not args.overwrite:
         fix = "Move it away, or pass --overwrite"
         raise UserError("--root", str(root()), f"holds a {name} without a python", fix)
@@ -220,10 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if args.dry_run:
         print(*steps, f"rename {temporary} to {final}", sep="\n")
-        return 0
+        return
     make(name, steps, temporary, final)
     print(f"{name} is in {final}")
-    return 0
 
 
 def _listing() -> str:
