@@ -1,6 +1,6 @@
-"""Make the environment of an engine: vllm, llama.cpp, llmcompressor or gptqmodel.
+"""Make environments of engines: vllm, llama.cpp, llmcompressor, gptqmodel.
 
-python recipes/setup_engine.py ENGINE      (--help lists the options)
+python recipes/setup_engine.py ENGINE …      (--help lists the options)
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with a command line; return the exit code."""
-    from align.engines.setup import main as make
-    from align.run import guarded_once
+    from align.tools import run_tool
 
-    return guarded_once(lambda: make(argv))
+    return run_tool("setup_engine", argv)
 
 
 if __name__ == "__main__":

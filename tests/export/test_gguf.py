@@ -168,7 +168,8 @@ def test_files_of_a_model_with_a_tokenizer_of_ours(model, tmp_path):
              "--answer_tokens", "8", "--max_ppl_increase", "0.5"]  # fmt: skip
     assert main(words) == 0
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["Modelfile", "model-q4_0.gguf", "model-q8_0.gguf", "quantisation.json"]
+    assert names == ["Modelfile", "model-q4_0.gguf", "model-q8_0.gguf", "parity.jsonl",
+                     "quantisation.json"]  # fmt: skip
     q8, q4 = json.loads((out / "quantisation.json").read_text(encoding="utf-8"))["models"]
     assert abs(q8["perplexity_growth"]) < abs(q4["perplexity_growth"])
     assert q4["after"]["disk_bytes"] < q8["after"]["disk_bytes"] < q8["before"]["disk_bytes"]
