@@ -6,7 +6,6 @@ them, so that neither a slow disk nor a full one holds up an answer.
 
 from __future__ import annotations
 
-import json
 import queue
 import re
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from align.feedback.records import Completion, FeedbackLog, FeedbackRecord
 from align.records import Message
+from align.serving.chat_reply import json_object
 
 SOURCE = "serving"
 KEPT = 100_000
@@ -191,7 +191,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     place = 0
     with file.open("rb") as stream:
         for line in stream:
-            row = _object(line)
+            row = json_object(line)
             if row is not None:
                 yield place, row
             place += len(line)
@@ -201,17 +201,9 @@ def _line_at(file: Path, place: int) -> dict[str, Any] | None:
     try:
         with file.open("rb") as stream:
             stream.seek(place)
-            return _object(stream.readline())
+            return json_object(stream.readline())
     except FileNotFoundError:  # somebody has moved it away
         return None
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def days_in(path: Path) -> list[str]:
