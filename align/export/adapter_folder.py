@@ -56,8 +56,12 @@ def read_base(folder: str | Path) -> str:
 
 def serve_args(adapters: Sequence[tuple[str, str | Path, int]]) -> list[str]:
     """Words of vLLM's command line that serve adapters by name."""
-    most = max(rank for _, _, rank in adapters)
-    limit = max_lora_rank(most) if most <= LORA_RANKS[-1] else most  # vLLM refuses that itself
+    limit = rank_limit(max(rank for _, _, rank in adapters))
     named = [f"{name}={path}" for name, path, _ in adapters]
     return ["--enable-lora", "--max-lora-rank", str(limit), "--max-loras", str(len(named)),
             "--lora-modules", *named]  # fmt: skip
+
+
+def rank_limit(rank: int) -> int:
+    """The --max-lora-rank that serves a rank; above vLLM's largest the rank, which it refuses."""
+    return max_lora_rank(rank) if rank <= LORA_RANKS[-1] else rank

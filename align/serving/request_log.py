@@ -71,7 +71,7 @@ class RequestLog:
         self._logs: dict[Path, FeedbackLog] = {}
         self._answers: OrderedDict[str, tuple[Path, int, str | None]] = OrderedDict()
         self._names: dict[str, str] = {}  # a completion's own id: its line's
-        self._voted: set[tuple[str, str | None]] = set()
+        self._voted: dict[str, set[str | None]] = {}  # an answer's annotators
         self._complained, self._silent = -float("inf"), 0
         self._thread = threading.Thread(target=self._work, name="request log", daemon=True)
         self._thread.start()
@@ -147,21 +147,22 @@ class RequestLog:
         )
         if not record.consent:
             record = record.without_text()
-        replaced = (answer, annotator) in self._voted
+        replaced = annotator in self._voted.get(answer, ())
         self._append(record)
         return Vote(record.id, answer, replaced, record.consent)
 
     def _remember(self, row: dict[str, Any], file: Path, place: int) -> None:
         if isinstance(row.get("answer"), str):
-            self._voted.add((row["answer"], row.get("annotator")))
+            self._voted.setdefault(row["answer"], set()).add(row.get("annotator"))
             return
         name = (row.get("request") or {}).get("completion_id")
         self._answers[row["id"]] = (file, place, name)
         if name:
             self._names[name] = row["id"]
         if len(self._answers) > KEPT:
-            _, (_, _, name) = self._answers.popitem(last=False)
+            answer, (_, _, name) = self._answers.popitem(last=False)
             self._names.pop(name or "", None)
+            self._voted.pop(answer, None)
 
     def _remember_earlier(self) -> None:
         """What a server that ran before has written yesterday and today."""
