@@ -29,8 +29,8 @@ __all__ = ["Config", "StopRequested", "UserError", "load_config", "nearest", "pa
 METHODS = ("tokenizer", "pretrain", "sft", "reward", "dpo", "orpo", "ppo")
 TOOLS = (
     "clean_corpus", "import_annotations", "evaluate_policy", "compare_runs",
-    "export_model", "serve_model", "check_server", "drift_report", "setup_engine",
-    "generate", "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
+    "export_model", "serve_model", "check_server", "drift_report", "setup_engine", "generate",
+    "red_team", "canaries", "arena", "best_of_n", "iterate", "demo",
 )  # fmt: skip
 SCRIPTS = {name: f"{name}.py" for name in METHODS} | {"tokenizer": "train_tokenizer.py"}
 # Options that stand for a key, as they are usually written.

@@ -36,6 +36,7 @@ MAINS = {
     "check_server": "align.serving.check_server",
     "export_model": "align.export.command",
     "serve_model": "align.serving.serve_model",
+    "setup_engine": "align.engines.setup",
     "generate": "align.evaluation.generate",
     "red_team": "align.redteam.red_team",
     "canaries": "align.redteam.canaries",
@@ -46,6 +47,8 @@ MAINS = {
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
+# Lists that a tool takes without a name, as it takes `command`.
+_LISTED = ("runs", "engines")
 # Each value of a list comes after its own --name.
 _REPEATED = ("judge",)
 # These have a --dry_run of their own, which shows more than the command.
@@ -111,16 +114,16 @@ def tool_options(config: Config, name: str) -> dict[str, Any]:
 
 
 def to_words(options: Mapping[str, Any], *, switches: bool = False) -> list[str]:
-    """Return options as a command line: true is a bare flag; `command` and `runs` have no name.
+    """Return options as a command line: true is a bare flag; some stand without their name.
 
     switches: false is --no-NAME; else it is left out.
     """
     words = [str(options["command"])] if options.get("command") else []
-    words += [str(run) for run in options.get("runs") or []]
+    words += [str(word) for name in _LISTED for word in options.get(name) or []]
     for name, value in options.items():
         if value is False and switches:
             words.append(f"--no-{name}")
-        if value is None or value is False or name in ("command", "runs"):
+        if value is None or value is False or name in ("command", *_LISTED):
             continue
         words.append(f"--{name}")
         if isinstance(value, list):

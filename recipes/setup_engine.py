@@ -1,6 +1,6 @@
-"""Make the environment of an engine: vllm, llama.cpp, llmcompressor or gptqmodel.
+"""Make environments of engines: vllm, llama.cpp, llmcompressor, gptqmodel.
 
-python recipes/setup_engine.py ENGINE      (--help lists the options)
+python recipes/setup_engine.py ENGINE …      (--help lists the options)
 """
 
 from __future__ import annotations

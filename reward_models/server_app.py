@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from align.config_errors import NO_VALUE
 from reward_models.server_batching import BadText, Batcher, Engine, NotFinite, QueueFull, Scored
 from reward_models.server_metrics import Metrics
+from reward_models.server_options import bears
 from reward_models.server_requests import Refused, read_get_reward, read_json, read_score, refuse
 
 PATHS = ("/score", "/get_reward", "/health", "/metrics")
@@ -54,13 +54,7 @@ class Service:
 
     def knows(self, request: Request) -> bool:
         """Whether the request has the token, or none is asked for."""
-        if self.token is None:
-            return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # Bytes of equal meaning: headers arrive as latin-1, and the time must not tell how many
-        # characters are right.
-        same = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode("latin-1"))
-        return scheme.lower() == "bearer" and same
+        return bears(request.headers.get("authorization", ""), self.token)
 
     def admit(self, request: Request) -> None:
         """Refused 401 without the token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hmac
 import ipaddress
 import os
 import socket
@@ -69,6 +70,17 @@ def read_token(args: argparse.Namespace) -> str | None:
         reason = "is empty, or has spaces or characters that a header cannot carry"
         raise UserError(name, NO_VALUE, reason, "Use letters and digits")
     return token
+
+
+def bears(header: str, token: str | None) -> bool:
+    """Whether an Authorization header holds the token, or none is asked for."""
+    if token is None:
+        return True
+    scheme, _, given = header.partition(" ")
+    # Bytes of equal meaning: headers arrive as latin-1, and the time must not tell how many
+    # characters are right.
+    same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode("latin-1"))
+    return scheme.lower() == "bearer" and same
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of the command."""
     p = argparse.ArgumentParser(
         prog="setup_engine.py",
-        description="Make the environment of an engine that the training environment cannot hold.",
+        description="Make environments of engines that the training environment cannot hold.",
     )
     p.add_argument("engines", nargs="*", metavar="ENGINE", help=", ".join(ENGINES))
     p.add_argument("--root", metavar="DIR", help=f"folder of all engines (default: ${ENV} or "
@@ -200,36 +200,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print(_listing())
         return 0
-    if not args.engines:
-        raise UserError("engine", None, "is missing", f"Use one of {', '.join(ENGINES)}")
-    for name in args.engines:
+    for name in args.engines or [None]:
         if name not in ENGINES:
-            raise UserError("engine", name, "is not known", f"Use one of {', '.join(ENGINES)}")
+            reason = "is missing" if name is None else "is not known"
+            raise UserError("engine", name, reason, f"Use one of {', '.join(ENGINES)}")
     if shutil.which(args.python) is None:
         raise UserError("--python", args.python, "is no program", "Give a python 3.10 or newer")
-    for name in args.engines:
-        _make_one(name, args)
+    missing = [name for name in dict.fromkeys(args.engines) if _is_missing(name, args.overwrite)]
+    index = torch_index() if args.torch_index is None and missing else args.torch_index or ""
+    for name in missing:
+        final, temporary = root() / name, root() / f".{name}.partial"
+        steps = plan(
+            name, temporary, python=args.python, torch=args.torch, index=index, gpu=has_nvidia()
+        )
+        if args.dry_run:
+            print(*steps, f"rename {temporary} to {final}", sep="\n")
+            continue
+        make(name, steps, temporary, final)
+        print(f"{name} is in {final}")
     return 0
 
 
-def _make_one(name: str, args: argparse.Namespace) -> None:
+def _is_missing(name: str, overwrite: bool) -> bool:
+    """Whether it is to be made; UserError where something else lies in its place."""
     final = root() / name
-    if find_python(name) is not None and not args.overwrite:
-        print(f"{name} is in {final} (--overwrite makes it anew)")
-        return
-    if final.exists() and not args.overwrite:
+    if overwrite or not final.exists():
+        return True
+    if find_python(name) is None:
         fix = "Move it away, or pass --overwrite"
         raise UserError("--root", str(root()), f"holds a {name} without a python", fix)
-    temporary = root() / f".{name}.partial"
-    index = torch_index() if args.torch_index is None else args.torch_index
-    steps = plan(
-        name, temporary, python=args.python, torch=args.torch, index=index, gpu=has_nvidia()
-    )
-    if args.dry_run:
-        print(*steps, f"rename {temporary} to {final}", sep="\n")
-        return
-    make(name, steps, temporary, final)
-    print(f"{name} is in {final}")
+    print(f"{name} is in {final} (--overwrite makes it anew)")
+    return False
 
 
 def _listing() -> str:

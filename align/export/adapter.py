@@ -27,6 +27,7 @@ from align.checkpoints import (
     tokenizer_folder,
 )
 from align.config_errors import Failed, UserError
+from align.export.adapter_folder import rank_limit
 from align.export.formats import run_of
 from align.export.hf import (
     TOLERANCE,
@@ -303,7 +304,7 @@ def _write_card(
     from align.export.card import write_card
 
     shown = "FOLDER/base" if (folder / "base").is_dir() else shown_base(base or adapter.base)
-    words = f"--enable-lora --max-lora-rank {max(8, report['rank'])} --lora-modules NAME=FOLDER"
+    words = f"--enable-lora --max-lora-rank {rank_limit(report['rank'])} --lora-modules NAME=FOLDER"
     write_card(
         folder, source=adapter.policy, run=adapter.run, report=report, license=license,
         language=language, base=base, library="peft", extra=[f"vllm serve {shown} {words}"],

@@ -12,13 +12,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from align.config_engine import LORA_RANKS, max_lora_rank
 from align.config_errors import UserError
 from align.files import read_object, write_atomic
 
 FILE = "adapters.json"
 ARGS = "serve_args.txt"
-# vLLM takes --max-lora-rank from these alone.
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def write_adapters(folder: Path, base: str, adapters: Sequence[tuple[str, str, int]]) -> None:
@@ -57,8 +56,12 @@ def read_base(folder: str | Path) -> str:
 
 def serve_args(adapters: Sequence[tuple[str, str | Path, int]]) -> list[str]:
     """Words of vLLM's command line that serve adapters by name."""
-    most = max(rank for _, _, rank in adapters)
-    limit = next((rank for rank in RANKS if rank >= most), most)
+    limit = rank_limit(max(rank for _, _, rank in adapters))
     named = [f"{name}={path}" for name, path, _ in adapters]
     return ["--enable-lora", "--max-lora-rank", str(limit), "--max-loras", str(len(named)),
             "--lora-modules", *named]  # fmt: skip
+
+
+def rank_limit(rank: int) -> int:
+    """The --max-lora-rank that serves a rank; above vLLM's largest the rank, which it refuses."""
+    return max_lora_rank(rank) if rank <= LORA_RANKS[-1] else rank

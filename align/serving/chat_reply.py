@@ -69,7 +69,7 @@ class ChatReply:
             self._line(b"".join(self._parts).rstrip(b"\r"), at)
             self._line(b"", at)
             return
-        value = _object(b"".join(self._parts))
+        value = json_object(b"".join(self._parts))
         if value is None:
             self.error = "no JSON object"
             return
@@ -92,7 +92,7 @@ class ChatReply:
         if data.strip() == b"[DONE]":
             self.ended = True
         elif data:
-            value = _object(data)
+            value = json_object(data)
             if value is None:
                 self.error = "an event is no JSON object"
             else:
@@ -124,7 +124,8 @@ class ChatReply:
                     self.last_at = at
 
 
-def _object(data: bytes) -> dict[str, Any] | None:
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """The object of a JSON text; None where it is something else."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

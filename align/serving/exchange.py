@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from align.evaluation.refusal import refuses
 from align.feedback.records import Completion, FeedbackRecord
 from align.jsonl import RecordError
 from align.records import Message, parse_messages
-from align.serving.chat_reply import ChatReply
+from align.serving.chat_reply import ChatReply, json_object
 from align.serving.request_log import SOURCE
 from reward_models.language import language
 
@@ -49,7 +48,7 @@ def record_of(exchange: Exchange, *, texts: bool) -> FeedbackRecord:
     `choices` (of several the first is kept), `finish_reason`, `prompt_tokens`; and of the answer
     `chars`, `language` and `refuses`, None without one.
     """
-    asked = _asked(exchange.body)
+    asked = json_object(exchange.body) or {}
     reply = exchange.reply or ChatReply(streamed=False)
     answer = reply.text if exchange.failure is None else None
     figures: dict[str, Any] = {
@@ -79,14 +78,6 @@ def record_of(exchange: Exchange, *, texts: bool) -> FeedbackRecord:
         request=figures,
     )
     return record if texts else record.without_text()
-
-
-def _asked(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _messages(asked: Mapping[str, Any]) -> tuple[Message, ...] | None:

@@ -11,7 +11,6 @@ to do; `docs/serving.md` lists it.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from align.serving.openai_body import (
     read_body,
     stops_of,
 )
+from reward_models.server_options import bears
 
 MAX_BODY = 16 << 20
 OPEN = ("/health",)  # without a key: says nothing, and load balancers ask it
@@ -70,11 +70,7 @@ class Front:
         return await self._generate(request, body, stops_of(body))
 
     def _admit(self, request: Request) -> None:
-        if self.key is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode("latin-1"))
-        if scheme.lower() != "bearer" or not same:
+        if not bears(request.headers.get("authorization", ""), self.key):
             message = "The API key is missing or wrong: send Authorization: Bearer KEY."
             raise Refused(401, message, code="invalid_api_key")
 

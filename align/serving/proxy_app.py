@@ -9,7 +9,6 @@ aiohttp is the client because it hands on the bytes of a stream at a fifth of ht
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 import uuid
@@ -33,6 +32,7 @@ from align.serving.exchange import Exchange, failure_of, record_of
 from align.serving.proxy_metrics import ProxyMetrics
 from align.serving.request_log import RequestLog, UnknownAnswer
 from reward_models.annotations.feedback import SINGLE_VOTES
+from reward_models.server_options import bears
 
 CHAT = "/chat/completions"
 REQUEST_ID = "X-Request-Id"
@@ -132,11 +132,7 @@ class Proxy:
 
     def knows(self, request: Request) -> bool:
         """Whether a request for the proxy itself has the token, or none is asked for."""
-        if self.token is None:
-            return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode("latin-1"))
-        return scheme.lower() == "bearer" and same
+        return bears(request.headers.get("authorization", ""), self.token)
 
 
 class Passing:

@@ -6,7 +6,6 @@ them, so that neither a slow disk nor a full one holds up an answer.
 
 from __future__ import annotations
 
-import json
 import queue
 import re
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from align.feedback.records import Completion, FeedbackLog, FeedbackRecord
 from align.records import Message
+from align.serving.chat_reply import json_object
 
 SOURCE = "serving"
 KEPT = 100_000
@@ -71,7 +71,7 @@ class RequestLog:
         self._logs: dict[Path, FeedbackLog] = {}
         self._answers: OrderedDict[str, tuple[Path, int, str | None]] = OrderedDict()
         self._names: dict[str, str] = {}  # a completion's own id: its line's
-        self._voted: set[tuple[str, str | None]] = set()
+        self._voted: dict[str, set[str | None]] = {}  # an answer's annotators
         self._complained, self._silent = -float("inf"), 0
         self._thread = threading.Thread(target=self._work, name="request log", daemon=True)
         self._thread.start()
@@ -147,21 +147,22 @@ class RequestLog:
         )
         if not record.consent:
             record = record.without_text()
-        replaced = (answer, annotator) in self._voted
+        replaced = annotator in self._voted.get(answer, ())
         self._append(record)
         return Vote(record.id, answer, replaced, record.consent)
 
     def _remember(self, row: dict[str, Any], file: Path, place: int) -> None:
         if isinstance(row.get("answer"), str):
-            self._voted.add((row["answer"], row.get("annotator")))
+            self._voted.setdefault(row["answer"], set()).add(row.get("annotator"))
             return
         name = (row.get("request") or {}).get("completion_id")
         self._answers[row["id"]] = (file, place, name)
         if name:
             self._names[name] = row["id"]
         if len(self._answers) > KEPT:
-            _, (_, _, name) = self._answers.popitem(last=False)
+            answer, (_, _, name) = self._answers.popitem(last=False)
             self._names.pop(name or "", None)
+            self._voted.pop(answer, None)
 
     def _remember_earlier(self) -> None:
         """What a server that ran before has written yesterday and today."""
@@ -191,7 +192,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     place = 0
     with file.open("rb") as stream:
         for line in stream:
-            row = _object(line)
+            row = json_object(line)
             if row is not None:
                 yield place, row
             place += len(line)
@@ -201,17 +202,9 @@ def _line_at(file: Path, place: int) -> dict[str, Any] | None:
     try:
         with file.open("rb") as stream:
             stream.seek(place)
-            return _object(stream.readline())
+            return json_object(stream.readline())
     except FileNotFoundError:  # somebody has moved it away
         return None
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def days_in(path: Path) -> list[str]:

@@ -109,6 +109,16 @@ def test_one_that_is_there_is_left_alone(tmp_path, engines, monkeypatch, capsys)
     assert os.stat(engines / "small").st_ino == before
 
 
+def test_several_are_made_in_turn_and_all_are_looked_at_first(tmp_path, engines, capsys):
+    words = ["vllm", "gptqmodel", "--torch_index", "", "--dry_run"]
+    assert setup.main(words) == 0
+    said = capsys.readouterr().out
+    assert said.index(f"to {engines / 'vllm'}") < said.index(f"to {engines / 'gptqmodel'}")
+    with pytest.raises(UserError, match="engine='tgi' is not known"):
+        setup.main(["vllm", "tgi", "--torch_index", "", "--dry_run"])
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -102,8 +102,9 @@ def test_a_hub_id_is_named_and_said_to_be_unchecked(base, tmp_path):
 
 
 def test_a_pattern_of_targets_becomes_names(base, tmp_path):
-    run = lora_run(tmp_path / "ppo", base, target_modules=r".*\.0\..*(q|v)_proj")
+    run = lora_run(tmp_path / "ppo", base, target_modules=r".*\.0\..*(q|v)_proj", r=12)
     export_adapter(run, tmp_path / "out")
+    assert "--max-lora-rank 16 " in (tmp_path / "out" / "README.md").read_text()
     said = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     layers = [f"model.layers.0.self_attn.{n}_proj" for n in "qv"]
     assert said["target_modules"] == layers
@@ -138,7 +139,8 @@ def test_several_adapters_in_one_folder(base, tmp_path, capsys):
         [("sft", 4), ("dpo", 4), ("ppo", 16)])]  # fmt: skip
     words = [f"{run.name}={run}" for run in runs]
     out = tmp_path / "all"
-    assert main(["--adapters", *words, "--to", "adapter", "--output", str(out)]) == 0
+    more = ["--to", "adapter", "--output", str(out), "--parity", "2"]
+    assert main(["--adapters", *words, *more]) == 0
     assert "LoRA of rank 16 on base" in capsys.readouterr().out
     assert read_adapters(out) == [
         ("sft", out / "adapters/sft", 4), ("dpo", out / "adapters/dpo", 4),
@@ -186,3 +188,4 @@ def test_adapters_of_other_bases_templates_and_names_are_refused(base, tmp_path)
 def test_the_rank_limit_is_one_that_vllm_takes():
     assert serve_args([("a", "x", 4)])[:3] == ["--enable-lora", "--max-lora-rank", "8"]
     assert serve_args([("a", "x", 4), ("b", "y", 48)])[2] == "64"
+    assert serve_args([("a", "x", 513)])[2] == "513"

@@ -168,7 +168,8 @@ def test_files_of_a_model_with_a_tokenizer_of_ours(model, tmp_path):
              "--answer_tokens", "8", "--max_ppl_increase", "0.5"]  # fmt: skip
     assert main(words) == 0
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["Modelfile", "model-q4_0.gguf", "model-q8_0.gguf", "quantisation.json"]
+    assert names == ["Modelfile", "model-q4_0.gguf", "model-q8_0.gguf", "parity.jsonl",
+                     "quantisation.json"]  # fmt: skip
     q8, q4 = json.loads((out / "quantisation.json").read_text(encoding="utf-8"))["models"]
     assert abs(q8["perplexity_growth"]) < abs(q4["perplexity_growth"])
     assert q4["after"]["disk_bytes"] < q8["after"]["disk_bytes"] < q8["before"]["disk_bytes"]
@@ -191,7 +192,7 @@ def test_the_dequantised_weights_give_llama_cpps_probabilities(model, tmp_path):
     assert main(["--model", str(model), "--output", str(out), "--to", "gguf", "--gguf_type",
                  "f16", "q8_0", "--num_prompts", "1", "--answer_tokens", "1"]) == 0  # fmt: skip
     # llama.cpp also rounds the activations, to 16 and to 8 bits; this model's logits are large.
-    for kind, tolerance in (("f16", 0.01), ("q8_0", 0.2)):
+    for kind, tolerance in (("f16", 0.01), ("q8_0", 0.1)):
         read = AutoModelForCausalLM.from_pretrained(
             out, gguf_file=f"model-{kind}.gguf", dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),

@@ -39,7 +39,9 @@ def form_or_skip(form: str) -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("form", ["bnb-4bit", "bnb-8bit", "int8"])
+@pytest.mark.parametrize(
+    "form", ["bnb-4bit", pytest.param("bnb-8bit", marks=pytest.mark.slow), "int8"]
+)
 def test_a_form_is_smaller_loads_and_says_what_it_costs(model, tmp_path, form, capsys):
     form_or_skip(form)
     import torch

@@ -177,3 +177,9 @@ def check_paths(served: Running) -> None:
         model=served.names[0], prompt=chain_model.ANSWER, max_tokens=60, temperature=0
     )
     assert got.choices[0].text in chain_model.EITHER
+
+
+EVERY_ENGINE = (
+    check_answer, check_stream, check_length, check_stop_strings, check_sampling, check_defaults,
+    check_long_prompt, check_wrong_requests, check_disconnect, check_paths, check_web_pages,
+)  # fmt: skip

@@ -51,15 +51,7 @@ def served(file, kind, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        checks.check_answer, checks.check_stream, checks.check_length, checks.check_stop_strings,
-        checks.check_sampling, checks.check_defaults, checks.check_long_prompt,
-        checks.check_wrong_requests, checks.check_disconnect, checks.check_paths,
-        checks.check_web_pages,
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("check", checks.EVERY_ENGINE)
 def test_client(served, check):
     check(served)
 

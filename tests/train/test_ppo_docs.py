@@ -1,4 +1,7 @@
-"""docs/ppo.md names every key with its default, and the tests of every numbered detail."""
+"""docs/ppo.md names every key with its default, and the tests of every numbered detail.
+
+The keys of a server stand in docs/rollout_engines.md.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,27 @@ from align import config_schema as schema
 from align.config_key import name_of
 
 TESTS = Path(__file__).resolve().parents[1]
-PAGE = (TESTS.parent / "docs" / "ppo.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines()
-        if line.startswith("|")]  # fmt: skip
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of every row of every table."""
+    text = (TESTS.parent / "docs" / page).read_text(encoding="utf-8")
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith("|")]  # fmt: skip
+
+
+ROWS = rows("ppo.md")
+KEYS = [*ROWS, *rows("rollout_engines.md")]
 
 
 def documented(name: str) -> str:
     """The default in the row of a key; rows may hold several keys and as many defaults."""
-    for row in ROWS:
+    for row in KEYS:
         names = re.findall(r"`([\w.]+)`", row[0])
         if name in names:
             defaults = row[1].split(", ")
             return defaults[names.index(name)] if len(defaults) > 1 else row[1]
-    pytest.fail(f"docs/ppo.md has no row for {name}")
+    pytest.fail(f"no page has a row for {name}")
 
 
 def keys(section: type, prefix: str = ""):

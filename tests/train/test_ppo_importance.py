@@ -145,7 +145,11 @@ def test_the_first_step_has_ratio_one_and_is_weighted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "cut", [{"train": {"per_device_train_batch_size": 3}}, {"policy": {"layout": "plain"}}]
+    "cut",
+    [
+        {"train": {"per_device_train_batch_size": 3}},
+        pytest.param({"policy": {"layout": "plain"}}, marks=pytest.mark.slow),
+    ],
 )
 def test_item21_weights_do_not_depend_on_how_a_step_is_cut(tmp_path, monkeypatch, cut):
     ppo_engines.inject(monkeypatch, noise=0.2)

@@ -64,6 +64,7 @@ def test_each_update_samples_with_the_weights_it_is_measured_with(tmp_path, ther
         assert [Path(f).name for f in stub.loaded[1:]] == ["weights-1", "weights-0", "weights-1"]
 
 
+@pytest.mark.slow
 def test_sampling_ahead_is_one_update_old_and_corrected(tmp_path, there):
     made = run(tmp_path, {**there[1], "async": 1}, steps=4)
     assert tiny.logged(made, "staleness") == [0.0, 1.0, 1.0, 1.0]
