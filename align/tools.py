@@ -43,7 +43,6 @@ MAINS = {
     "arena": "align.feedback.main",
     "best_of_n": "align.iteration.best_of_n",
     "drift_report": "align.serving.drift_report",
-    "setup_engine": "align.engines.setup",
 }
 # Their switches are on by default: `name: false` is --no-name.
 _SWITCHED_OFF = ("clean_corpus",)
