@@ -20,7 +20,6 @@ PACKAGES = ("fastapi", "httpx", "openai", "pydantic", "uvicorn")
 """What `transformers serve`, and what stands before it, need."""
 
 PROGRAM = "transformers"
-CONCURRENT = "--continuous-batching"
 
 
 def program(python: str | None) -> str:
@@ -52,9 +51,9 @@ def launch(
 ) -> Launch:
     """Launch of the model that `name` in `folder` leads to, on the loopback address alone.
 
-    options: further words of its command line. cpu: compute in
-    float32, because bfloat16 is slower there; else in the precision of the weights. Its own paths
-    /load_model and /reset let any client load another model: it must not be reached directly.
+    options: further words of its command line. cpu: compute in float32, because bfloat16 is slower
+    there; else in the precision of the weights. Its own paths /load_model and /reset let any client
+    load another model: it must not be reached directly.
     """
     words = [program(python), "serve", name, "--host", "127.0.0.1", "--port", str(port)]
     words += ["--dtype", "float32" if cpu else "auto"]

@@ -19,7 +19,7 @@ from typing import Any
 
 from align.config_errors import Failed, UserError
 from align.engines.llama_cpp import ENGINE, PROGRAM, find
-from align.engines.venvs import find_python, need_python
+from align.engines.venvs import need_python
 from align.export import gguf_tokens
 from align.export.gguf_server import serving
 from align.export.measure import BATCH, Figures, Task, figures, with_transformers
@@ -201,9 +201,3 @@ def _dequantised(file: Path, task: Task) -> Figures:
         reason = f"transformers does not read this file: {str(error).splitlines()[0]}"
         return figures(task, file, logps=None, engine="", no_perplexity=reason)
     return with_transformers(file, _only_pairs(task), model.eval())
-
-
-def is_here() -> bool:
-    """Whether llama.cpp's environment and programs are there."""
-    programs = find(PROGRAM) is not None and find(QUANTIZE) is not None
-    return find_python(ENGINE) is not None and programs and find_spec("gguf") is not None

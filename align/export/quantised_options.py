@@ -30,14 +30,18 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--eval_data", metavar="FILE",
         help="held-out conversations, preferences or texts for perplexity (default: the run's own)",
     )  # fmt: skip
-    p.add_argument("--num_eval", type=whole(1), default=64, metavar="N", help="rows of them")
+    p.add_argument(
+        "--num_eval", type=whole(1), default=64, metavar="N",
+        help="most rows of it that are scored (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument(
         "--calibration", metavar="FILE",
         help="rows that awq, gptq and w8a8 look at (default: the run's training data)",
     )  # fmt: skip
     p.add_argument(
-        "--num_calibration", type=whole(1), default=128, metavar="N", help="rows of them"
-    )
+        "--num_calibration", type=whole(1), default=128, metavar="N",
+        help="most rows of it that are looked at (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument(
         "--reward", metavar="PATH",
         help="reward checkpoint, module:function or file.py:function (default: the run's rewards)",
@@ -46,10 +50,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--prompts", metavar="FILE",
         help="prompts of the reward and speed figures (default: the run's held-out ones)",
     )  # fmt: skip
-    p.add_argument("--num_prompts", type=whole(1), default=16, metavar="N", help="of them")
+    p.add_argument(
+        "--num_prompts", type=whole(1), default=16, metavar="N",
+        help="most of them that are answered (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument(
         "--answer_tokens", type=whole(1), default=64, metavar="N",
-        help="longest greedy answer to a prompt",
+        help="longest greedy answer to a prompt (default: %(default)s)",
     )  # fmt: skip
     p.add_argument(
         "--group_size", type=group_size, metavar="auto|N",
@@ -60,4 +67,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--gguf_type", nargs="+", default=["q4_k_m"], choices=(*GGUF_DIRECT, *GGUF_QUANTISED),
         metavar="TYPE", help=f"one or several of {', '.join((*GGUF_DIRECT, *GGUF_QUANTISED))}",
     )  # fmt: skip
-    p.add_argument("--engine", choices=ENGINES, default="llmcompressor", help="what quantises gptq")
+    p.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="llmcompressor",
+        help="what quantises gptq (default: %(default)s)",
+    )

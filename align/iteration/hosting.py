@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,8 +39,6 @@ def hosted(
 
     output: folder of the stage; the model lies there meanwhile, and the log is in its logs/.
     """
-    import shutil
-
     model, tokenizer = loaded
     weights = output / WEIGHTS
     with whole_folder(weights) as folder:

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max_scored", type=whole(1), default=500,
                    help="texts of a side, drawn; default %(default)s")  # fmt: skip
     p.add_argument("--min_n", type=whole(2), default=30,
-                   help="values a side, fewer say nothing; default %(default)s")  # fmt: skip
+                   help="values that a side needs; default %(default)s")  # fmt: skip
     p.add_argument("--min_change", type=number(0), default=0.0,
                    help="share of the value before that a change must exceed")  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of what is drawn")

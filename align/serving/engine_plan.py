@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from align.config_errors import UserError
 from align.engines import llama_cpp, transformers_serve, vllm
 from align.engines.devices import has_gpu
 from align.engines.process import Launch, free_port
+from align.serving.proxy import PACKAGES as PROXY_PACKAGES
+from align.serving.proxy import check_packages
 from align.serving.served_model import Served
 
 FRONT_PACKAGES = ("fastapi", "httpx", "uvicorn")
@@ -43,8 +43,10 @@ def make_plan(
     log, cpu = logs / "server.log", not has_gpu()
     # vLLM asks for its key under /v1 alone: /invocations answers whoever reaches it.
     front = engine == "transformers" or (engine == "vllm" and key is not None)
-    if front or args.request_log:
-        need_packages()
+    if front:
+        check_packages(FRONT_PACKAGES, "engine", engine)
+    if args.request_log:
+        check_packages(PROXY_PACKAGES, "request_log", args.request_log)
     host, port = ("127.0.0.1", free_port()) if front or args.request_log else address
     if engine == "transformers":
         launch = transformers_serve.launch(
@@ -73,11 +75,3 @@ def _vllm_words(args: argparse.Namespace, served: Served) -> list[str]:
 
         words += serve_args(served.adapters)
     return words
-
-
-def need_packages() -> None:
-    """UserError with the install line where the front cannot run."""
-    missing = [name for name in FRONT_PACKAGES if find_spec(name) is None]
-    if missing:
-        reason = f"needs {', '.join(missing)}, not installed here"
-        raise UserError("serve_model", None, reason, "Run: pip install 'align[serve]'")

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--api_key_env", metavar="VAR", help="environment variable with the key that clients send")
     add("--allow_public", action="store_true", help="other machines may ask without a key")
     add("--timeout", type=number(0, 86400, open_low=True), default=600.0,
-        help="seconds for the model to load; default %(default)s")  # fmt: skip
+        help="seconds for the model to load; default %(default)g")  # fmt: skip
     add("--request_log", metavar="DIR", help="keep a line per request there, docs/monitoring.md")
     add("--log_texts", action="store_true", help="keep prompts and answers in it too")
     add("--dry_run", action="store_true", help="print the engine's command, start nothing")

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +42,14 @@ def check_log(path: str | Path, field: str = "--request_log") -> Path:
     return log
 
 
+def check_packages(names: Sequence[str], field: str, value: Any) -> None:
+    """UserError with the install line where a package is missing."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        reason = f"needs {', '.join(missing)}, not installed here"
+        raise UserError(field, value, reason, "Run: pip install 'align[serve]'")
+
+
 def make_app(
     upstream: str, log: Path | None, *, log_texts: bool = False, token: str | None = None
 ) -> Any:
@@ -51,10 +59,7 @@ def make_app(
     was asked and answered; without it figures only. token: what /feedback and /metrics ask for.
     UserError where a package is missing, or upstream or log cannot be used.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        reason = f"needs {', '.join(missing)}, not installed here"
-        raise UserError("--request_log", NO_VALUE, reason, "Run: pip install 'align[serve]'")
+    check_packages(PACKAGES, "request_log", NO_VALUE)
     check_url("upstream", upstream, fix="Write http://host:port")
     log = None if log is None else check_log(log)
     from align.serving.proxy_app import create_app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,18 @@ import tokenizer_texts
 
 from align.config_errors import Failed, UserError
 from align.config_schema import Tokenizer
+from align.engines.llama_cpp import find
 from align.engines.process import Launch, Server
+from align.engines.venvs import find_python
 from align.export import gguf, gguf_tokens
 from align.export.command import main
 from align.export.gguf_server import Asked, serving
 
 DATA = Path(__file__).parents[2] / "recipes" / "data"
+HERE = all((find("llama-server"), find("llama-quantize"), find_python("llama.cpp")))
 needs_llama_cpp = pytest.mark.skipif(
-    not gguf.is_here(), reason="ALIGN_ENGINES has no llama.cpp: recipes/setup_engine.py llama.cpp"
+    not (HERE and find_spec("gguf")),
+    reason="ALIGN_ENGINES has no llama.cpp: recipes/setup_engine.py llama.cpp",
 )
 
 

@@ -20,7 +20,7 @@ from align.config_errors import Failed, UserError
 from align.engines import llama_cpp, llama_wheel, transformers_serve, venvs, vllm
 from align.engines.process import Launch
 from align.export.adapter_folder import write_adapters
-from align.serving import engine_plan, options, serve_model
+from align.serving import engine_plan, options, proxy, serve_model
 from align.serving.served_model import default_name, find_served
 from align.tools import run_tool
 
@@ -157,9 +157,9 @@ def test_engines_that_are_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(llama_cpp, "find_spec", lambda _: None)
     said = refusal("--model", str(gguf))
     assert "no llama-server on PATH, and no xllamacpp. Run: pip install xllamacpp" in said
-    monkeypatch.setattr(engine_plan, "find_spec", lambda name: None if name == "httpx" else 1)
+    monkeypatch.setattr(proxy, "find_spec", lambda name: None if name == "aiohttp" else 1)
     said = refusal("--model", str(gguf), "--request_log", str(tmp_path))
-    assert "needs httpx, not installed here" in said
+    assert said.startswith(f"request_log='{tmp_path}' needs aiohttp, not installed here")
 
 
 def test_an_interpreter_that_is_not_there(tmp_path):
