@@ -40,7 +40,9 @@ def set_defaults() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _keep_memory()
     # bitsandbytes looks for an optional kernel on the hub whenever peft imports it, and warns.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # torchao, which peft imports too, warns of its CUDA kernels and of torch's own enums.
+    for name in ("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _keep_memory() -> None:
