@@ -38,6 +38,7 @@ def main() -> None:
     p.add_argument("--python")
     p.add_argument("--prompts", type=int, default=32)
     p.add_argument("--tokens", type=int, default=64)
+    p.add_argument("--log", help="folder that keeps vllm.log; by default it is removed")
     args = p.parse_args()
     import torch
 
@@ -65,7 +66,7 @@ def main() -> None:
         push.collect()
         cpu = not torch.cuda.is_available()
         server = Managed(
-            RolloutServer(python=args.python), Path(place) / "vllm.log", cpu=cpu,
+            RolloutServer(python=args.python), Path(args.log or place) / "vllm.log", cpu=cpu,
             words=["--max-model-len", "1024"],
         )  # fmt: skip
         try:
