@@ -8,10 +8,15 @@ of this one stay as they are.
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import active_children
 from typing import Any
 
 from align.config_errors import Failed
@@ -20,24 +25,36 @@ from align.launch_env import single_process_env
 from align.rollout.vllm_http import EngineDown, EngineRefused
 
 _NOT_SAMPLING = ("model", "prompt", "return_tokens_as_token_ids", "return_token_ids")
+_FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_WATCH = """
+import os, signal, sys
+sys.stdin.read()  # ends with the process at the other end
+for pid in sys.argv[1:]:
+    try:
+        os.kill(int(pid), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
 ENV = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 class VllmLocal:
     """The methods of `VllmHttp` over one `vllm.LLM`; one thread only.
 
-    llm: made by `start`. model: its name in requests. sleeps: whether its memory on the device is
+    llm, end: of `start`. model: its name in requests. sleeps: whether its memory on the device is
     given back by `sleep`; any request wakes it.
     """
 
     url = "vLLM in this process"
 
-    def __init__(self, llm: Any, model: str, *, sleeps: bool = False) -> None:
+    def __init__(
+        self, llm: Any, end: Callable[[], None], model: str, *, sleeps: bool = False
+    ) -> None:
         self.llm: Any = llm
-        self.model, self.sleeps = model, sleeps
+        self.model, self.sleeps, self._end = model, sleeps, end
         self._asleep = False
         self._adapters: dict[str, Any] = {}
-        self._requests = self._loras = 0
+        self._loras = 0
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer of an endpoint by which weights are pushed. EngineDown where vLLM raises."""
@@ -100,41 +117,40 @@ class VllmLocal:
             self._asleep = True
 
     def close(self) -> None:
-        """Let vLLM end its processes; it does so when nothing refers to it."""
-        self.llm = None
-        self._adapters.clear()
+        """Let vLLM end its processes, as it does when nothing refers to it; may be called twice."""
+        if self.llm is not None:
+            self.llm = None
+            gc.collect()
+            self._end()
 
     def _run(
         self, bodies: list[Any], width: int, told: Callable[[], bool]
     ) -> list[dict[str, Any]] | None:
         engine = self.llm.llm_engine
-        answers: list[Any] = [None] * len(bodies)
-        places: dict[str, int] = {}  # of what is under way
-        sent = 0
-        while places or sent < len(bodies):
+        ids: list[str] = []
+        done: list[Any] = []
+        while len(done) < len(bodies):
             if told():
-                engine.abort_request(list(places))
+                engine.abort_request(ids, internal=True)  # as vLLM does with what enqueue returns
                 return None
-            while sent < len(bodies) and len(places) < width:
-                places[self._add(bodies[sent])] = sent
-                sent += 1
-            for output in engine.step():
-                if output.finished:
-                    answers[places.pop(output.request_id)] = _answer(output.outputs[0])
-        return answers
+            free = width - (len(ids) - len(done))
+            ids += self._enqueue(bodies[len(ids) : len(ids) + free])
+            done += [output for output in engine.step() if output.finished]
+        done.sort(key=lambda output: int(output.request_id))  # numbered as they were enqueued
+        return [_answer(output.outputs[0]) for output in done]
 
-    def _add(self, body: Mapping[str, Any]) -> str:
-        made: Any = import_module("vllm.sampling_params")
-        kept = {name: value for name, value in body.items() if name not in _NOT_SAMPLING}
-        self._requests += 1
-        name = f"align-{self._requests}"
-        self.llm.llm_engine.add_request(
-            name,
-            {"prompt_token_ids": list(body["prompt"])},
-            made.SamplingParams(**kept, output_kind=made.RequestOutputKind.FINAL_ONLY),
-            lora_request=self._adapters.get(body["model"]),
+    def _enqueue(self, bodies: Sequence[Mapping[str, Any]]) -> list[str]:
+        if not bodies:
+            return []
+        made: Any = import_module("vllm")
+        kept = [{k: v for k, v in body.items() if k not in _NOT_SAMPLING} for body in bodies]
+        return self.llm.enqueue(
+            [{"prompt_token_ids": body["prompt"]} for body in bodies],
+            # Its text is only looked at for stop strings.
+            [made.SamplingParams(**fields, detokenize=bool(fields["stop"])) for fields in kept],
+            lora_request=[self._adapters.get(body["model"]) for body in bodies],
+            use_tqdm=False,
         )
-        return name
 
     def _models(self, body: Any) -> Any:
         return {"data": [{"id": name} for name in (self.model, *self._adapters)]}
@@ -157,16 +173,51 @@ class VllmLocal:
         self.llm.llm_engine.remove_lora(adapter.lora_int_id)
 
 
-def start(env: Mapping[str, str], **settings: Any) -> Any:
-    """A `vllm.LLM`; env: variables of its processes. Failed where it does not start."""
-    with _environment({**ENV, **env}):
+def start(env: Mapping[str, str], **settings: Any) -> tuple[Any, Callable[[], None]]:
+    """A `vllm.LLM`, and what to call when it is no longer wanted. Failed where it does not start.
+
+    env: variables of its processes. They end with this one, also when it is killed.
+    """
+    before = set(active_children())
+    with _environment({**ENV, **env}), _deaf_children():
         try:
             made: Any = import_module("vllm")
-            return made.LLM(**settings)
+            llm = made.LLM(**settings)
         except Exception as error:
             raise Failed(
                 f"vLLM did not start in this process: {named(error)}. What it said is above"
             ) from error
+    return llm, _guarded([child.pid for child in set(active_children()) - before])
+
+
+def _guarded(pids: Sequence[int | None]) -> Callable[[], None]:
+    """A process that kills those when this one has gone; returns what ends it without that.
+
+    vLLM's engine does not notice that; its workers end with it.
+    """
+    watch = subprocess.Popen(
+        [sys.executable, "-IS", "-c", _WATCH, *map(str, pids)],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+    def end() -> None:
+        watch.kill()
+        watch.communicate()
+
+    return end
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started in the block do not hear signals that are for the run.
+
+    A signal for the process group would end an engine in mid-answer, and the run would wait for it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_RUN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

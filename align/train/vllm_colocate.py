@@ -76,8 +76,8 @@ class ColocatedEngine(VllmEngine):
         if not folder.is_dir():
             raise Failed(f"rank {rank()} does not see {folder}: rollout.sync_dir must be shared")
         words = llm_words(self.config, cpu=cpu) | {"max_model_len": self.positions()}
-        llm = start(engine_env(device), model=str(folder), **words)
-        self.local = VllmLocal(llm, NAME, sleeps=not cpu)
+        llm, end = start(engine_env(device), model=str(folder), **words)
+        self.local = VllmLocal(llm, end, NAME, sleeps=not cpu)
         self._found = Found(NAME, self.positions(), llm.model_config.dtype == torch.float32)
 
     def _collect(self) -> None:
@@ -120,9 +120,11 @@ def llm_words(config: Config, *, cpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": 1,
         "gpu_memory_utilization": rollout.gpu_memory_utilization,
         "max_num_seqs": rollout.batch_size,
+        "use_tqdm_on_load": False,
     }
     if cpu:
-        words |= {"dtype": "float32", "enforce_eager": True}
+        # The last for the reason that align.engines.vllm.CPU gives.
+        words |= {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False}
     else:
         words["enable_sleep_mode"] = True
     if rollout.sync == "lora" and lora is not None:
@@ -132,7 +134,7 @@ def llm_words(config: Config, *, cpu: bool) -> dict[str, Any]:
 
 def engine_env(device: torch.device) -> dict[str, str]:
     """Variables of this rank's vLLM: its device alone, and on a CPU a share of it."""
-    quiet = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
+    quiet = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
     if device.type == "cpu":
         shared = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if world_size() > 1 else {}
         room = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
