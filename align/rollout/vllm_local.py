@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing import active_children
+from multiprocessing import active_children, resource_tracker
 from typing import Any
 
 from align.config_errors import Failed
@@ -29,9 +29,23 @@ _FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _WATCH = """
 import os, signal, sys
 sys.stdin.read()  # ends with the process at the other end
-for pid in sys.argv[1:]:
+ended = {int(pid) for pid in sys.argv[1:]}
+found = len(ended)
+parents = {}
+for name in filter(str.isdigit, os.listdir("/proc")):
     try:
-        os.kill(int(pid), signal.SIGKILL)
+        with open(f"/proc/{name}/stat") as file:
+            parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        pass
+while True:
+    ended |= {pid for pid, parent in parents.items() if parent in ended}
+    if len(ended) == found:
+        break
+    found = len(ended)
+for pid in ended:
+    try:
+        os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 """
@@ -191,9 +205,9 @@ def start(env: Mapping[str, str], **settings: Any) -> tuple[Any, Callable[[], No
 
 
 def _guarded(pids: Sequence[int | None]) -> Callable[[], None]:
-    """A process that kills those when this one has gone; returns what ends it without that.
+    """A process that kills those and theirs when this one has gone; returns what ends it instead.
 
-    vLLM's engine does not notice that; its workers end with it.
+    vLLM's engine does not notice that, and its workers do not notice the end of the engine.
     """
     watch = subprocess.Popen(
         [sys.executable, "-IS", "-c", _WATCH, *map(str, pids)],
@@ -213,6 +227,7 @@ def _deaf_children() -> Iterator[None]:
 
     A signal for the process group would end an engine in mid-answer, and the run would wait for it.
     """
+    resource_tracker.ensure_running()  # its start lets SIGINT and SIGTERM through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_RUN)
     try:
         yield

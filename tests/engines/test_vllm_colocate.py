@@ -1,4 +1,4 @@
-"""PPO with vLLM in the training processes, in the environment that has both, as a user starts it."""
+"""PPO with vLLM in the training processes, as a user starts it in the environment that has both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def recipe(argv: list[str], *launcher: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def left(folder: Path) -> list[int]:
+    """Processes whose command line names the run's folder."""
+    return [pid for pid, (_, line) in processes().items() if f"{folder}/" in line]
+
+
 def said(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -69,3 +75,71 @@ def test_each_of_two_processes_has_its_own(tmp_path):
     assert max(gaps(tmp_path)) < 1e-3
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["world_size"] == 2
     assert not left(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_an_engine_that_ends_ends_the_run_which_resumes(tmp_path, number):
+    argv = prepared(tmp_path, steps=200)
+    with started(argv) as run:
+        engine = until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and children(run.pid))
+        os.killpg(run.pid, number) if number == signal.SIGTERM else os.kill(engine[0], number)
+        output = run.communicate(timeout=120)[0]
+    assert run.returncode == (75 if number == signal.SIGTERM else 1), output[-3000:]
+    saved = max(int(p.name.split("-")[1]) for p in (tmp_path / "run").glob("checkpoint-*"))
+    assert f"checkpoint-{saved}" in output
+    assert not left(tmp_path)
+    done = recipe([*argv, "--train.max_steps", str(saved + 2)])
+    assert done.returncode == 0, said(done)
+    assert max(gaps(tmp_path)) < 1e-3
+
+
+def test_a_run_that_is_killed_leaves_no_engine(tmp_path):
+    with started(prepared(tmp_path, steps=200)) as run:
+        until(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+        below = children(run.pid)
+        run.kill()
+    assert len(below) >= 2  # the engine and its worker
+    until(lambda: not any(alive(pid) for pid in below))
+
+
+def started(argv: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(PYTHON), *argv], cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def until(found):
+    """What it gives, once that is something."""
+    end = time.monotonic() + 300
+    while not (value := found()) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert value
+    return value
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Parent and command line of every process."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            found[int(entry.name)] = (
+                int(parent),
+                (entry / "cmdline").read_text("utf-8", "replace"),
+            )
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """vLLM's processes below a run, the engine first."""
+    table = processes()
+    engines = [p for p, (parent, line) in table.items() if parent == pid and "EngineCore" in line]
+    return engines + [p for p, (parent, _) in table.items() if parent in engines]
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that nobody has waited for yet does not."""
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

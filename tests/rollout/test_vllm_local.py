@@ -165,11 +165,13 @@ def test_its_processes_end_with_this_one_and_hear_no_signal_for_it(tmp_path):
     """A killed run leaves nothing; a signal for the process group does not reach the engine."""
     script = tmp_path / "run.py"
     script.write_text(
-        "import multiprocessing, os, signal, sys, time, types\n"
+        "import multiprocessing, os, signal, subprocess, sys, time, types\n"
         "from align.rollout import vllm_local\n"
         "def serve():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "    worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    open(sys.argv[1] + '~', 'w').write(f'{os.getpid()} {worker.pid}')\n"
+        "    os.rename(sys.argv[1] + '~', sys.argv[1])\n"
         "    time.sleep(600)\n"
         "class LLM:\n"
         "    def __init__(self):\n"
@@ -178,7 +180,6 @@ def test_its_processes_end_with_this_one_and_hear_no_signal_for_it(tmp_path):
         "    sys.modules['vllm'] = types.SimpleNamespace(LLM=LLM)\n"
         "    vllm_local.start({})\n"
         "    while not os.path.exists(sys.argv[1]): time.sleep(0.05)\n"
-        "    time.sleep(0.2)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n",
         encoding="utf-8",
     )
@@ -186,7 +187,8 @@ def test_its_processes_end_with_this_one_and_hear_no_signal_for_it(tmp_path):
     done = subprocess.run([sys.executable, script, note], check=False, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == -signal.SIGKILL
-    engine, end = Path("/proc") / note.read_text(), time.monotonic() + 10
-    while engine.exists() and time.monotonic() < end:
+    left, end = [Path("/proc") / pid for pid in note.read_text().split()], time.monotonic() + 10
+    while any(place.exists() for place in left) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not engine.exists()
+    assert len(left) == 2
+    assert not [place for place in left if place.exists()]
