@@ -161,6 +161,7 @@ def test_its_processes_are_no_ranks_of_this_run(fake, folder, monkeypatch):
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_its_processes_end_with_this_one_and_hear_no_signal_for_it(tmp_path):
     """A killed run leaves nothing; a signal for the process group does not reach the engine."""
     script = tmp_path / "run.py"

@@ -63,6 +63,7 @@ def test_each_update_samples_with_the_weights_it_is_measured_with(tmp_path, fake
         assert calls == ["reload_weights", "reset_prefix_cache"] * 2
 
 
+@pytest.mark.slow
 def test_completions_of_a_prompt_differ_and_come_again(tmp_path, fake):
     (tmp_path / "again").mkdir()
     first = run(tmp_path, steps=2, rollout={"n": 4})
@@ -99,6 +100,7 @@ def test_an_engine_that_fails_ends_the_run_which_resumes(tmp_path, fake):
         assert tiny.logged(resumed, name)[-2:] == pytest.approx(tiny.logged(whole, name)[-2:])
 
 
+@pytest.mark.slow
 def test_one_that_does_not_start_ends_the_run(tmp_path, fake):
     fake.faults.start = "not enough memory"
     with pytest.raises(Failed, match=r"vLLM did not start in this process: .*not enough memory"):
