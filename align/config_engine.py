@@ -1,7 +1,8 @@
-"""Rules of `rollout.engine`: what a vLLM server cannot do is said before anything is loaded."""
+"""Rules of `rollout.engine`: what vLLM cannot do is said before anything is loaded."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def check_engine(config: Config, *, cpu: bool, train: bool = True) -> None:
     if engine == "hf":
         return
     if engine == "vllm_colocate":
-        _colocate(cpu, train)
+        _colocate(config, train)
     else:
         _server(config)
     if train:
@@ -38,18 +39,25 @@ def max_lora_rank(rank: int) -> int:
     return next(r for r in LORA_RANKS if r >= rank)
 
 
-def _colocate(cpu: bool, train: bool) -> None:
-    field, value = "rollout.engine", "vllm_colocate"
+def _colocate(config: Config, train: bool) -> None:
+    field, value, server = "rollout.engine", "vllm_colocate", config.rollout.server
     if not train:
-        reason = "shares a GPU with a trainer, and nothing is trained here"
+        reason = "shares a device with a trainer, and nothing is trained here"
         raise UserError(field, value, reason, "Use vllm_server, or hf")
-    if cpu:
-        reason = "needs a GPU that trainer and engine share"
-        raise UserError(field, value, reason, "Use vllm_server, which has a CPU build, or hf")
-    # trl.generation.VLLMGeneration has one set of sampling parameters, and so one seed, a call:
-    # the n completions of a prompt would be equal, or not to be repeated. See docs/decisions.md.
-    reason = "is not possible: trl's engine takes one seed for all completions of a rollout"
-    raise UserError(field, value, reason, "Use vllm_server with rollout.server.gpus, or hf")
+    if config.rollout.sync == "nccl":
+        reason = "sends weights to a server, and vllm_colocate has none"
+        raise UserError("rollout.sync", "nccl", reason, "Use reload, or lora")
+    for item in fields(server):
+        if (given := getattr(server, item.name)) != getattr(type(server)(), item.name):
+            reason = "is of a server, and rollout.engine=vllm_colocate has none"
+            raise UserError(f"rollout.server.{item.name}", given, reason, "Remove one of the two")
+    if find_spec("vllm") is None:
+        reason = "needs vllm in the environment that trains"
+        fix = (
+            "Make one: python recipes/setup_engine.py vllm-train, and start the recipe with its "
+            "bin/python; or use vllm_server"
+        )
+        raise UserError(field, value, reason, fix)
 
 
 def _server(config: Config) -> None:

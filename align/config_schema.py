@@ -226,6 +226,9 @@ class Rollout:
     max_sampler_gap: float | None = key(
         None, "vLLM: nats per token after a sync that end the run; null: 1e-3, 16 bit: 0.1", gt=0
     )
+    gpu_memory_utilization: float = key(
+        0.3, "vllm_colocate: share of the GPU that vLLM takes while it samples", gt=0, lt=1
+    )
     server: RolloutServer = key(factory=RolloutServer)
     async_: int = key(
         0, "1: sample the next rollout while this one is optimised, one update off", ge=0, le=1

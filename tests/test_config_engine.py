@@ -53,18 +53,38 @@ def test_quantised_weights_are_not_sent(monkeypatch):
         load_config("ppo", [*SMOKE, *SERVER, *quantised])
 
 
+def colocated(monkeypatch, *words: str, vllm: object = object()):
+    monkeypatch.setattr("align.config_engine.find_spec", lambda name: vllm)
+    return load_config("ppo", [*SMOKE, "--rollout.engine", "vllm_colocate", *words])
+
+
 @pytest.mark.parametrize(
-    ("cpu", "said"),
+    ("words", "said"),
     [
-        (True, "needs a GPU that trainer and engine share"),
-        (False, "is not possible: trl's engine takes one seed for all completions of a rollout"),
+        (["--rollout.server.port", "80"], "rollout.server.port=80 is of a server, and rollout."
+         "engine=vllm_colocate has none. Remove one of the two."),
+        (["--rollout.sync", "nccl"], "rollout.sync='nccl' sends weights to a server, and "
+         "vllm_colocate has none. Use reload, or lora."),
+        (["--rollout.top_p", "0.9"], "cannot be used with rollout.engine=vllm_colocate"),
+        (["--rollout.sync", "lora"], "rollout.sync='lora' needs policy.lora. Use reload."),
+        (["--rollout.gpu_memory_utilization", "1.5"], "rollout.gpu_memory_utilization=1.5"),
     ],
-)
-def test_colocation(monkeypatch, cpu, said):
-    monkeypatch.setattr("align.config_checks.on_cpu", lambda config: cpu)
-    with pytest.raises(UserError, match="Use vllm_server") as caught:
-        load_config("ppo", [*SMOKE, "--rollout.engine", "vllm_colocate"])
-    assert f"rollout.engine='vllm_colocate' {said}" in str(caught.value)
+)  # fmt: skip
+def test_what_colocation_cannot_do(monkeypatch, words, said):
+    with pytest.raises(UserError) as caught:
+        colocated(monkeypatch, *words)
+    assert said in str(caught.value)
+
+
+def test_colocation_needs_vllm_where_it_trains(monkeypatch):
+    with pytest.raises(UserError) as caught:
+        colocated(monkeypatch, vllm=None)
+    assert str(caught.value) == (
+        "rollout.engine='vllm_colocate' needs vllm in the environment that trains. Make one: python"
+        " recipes/setup_engine.py vllm-train, and start the recipe with its bin/python; or use "
+        "vllm_server."
+    )
+    assert colocated(monkeypatch).rollout.gpu_memory_utilization == 0.3
 
 
 def test_other_methods_read_the_same_file():

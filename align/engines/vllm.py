@@ -12,6 +12,11 @@ from align.engines.process import Launch, url_of
 from align.engines.venvs import find_python
 
 MODULE = "vllm.entrypoints.openai.api_server"
+# A prompt that is read in two steps draws a token too early, and vLLM 0.32 then sets the offset of
+# the request's generator back, where it has a seed. A generator on a CPU has none: the engine dies
+# (v1/worker/gpu_model_runner.py, _bookkeeping_sync).
+CPU = ("--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill")
+"""Words of the command line on a CPU."""
 
 
 def interpreter(given: str | None, field: str) -> str:
@@ -53,6 +58,6 @@ def launch(
         words += ["--served-model-name", name, "--generation-config", "auto"]
     added = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | dict(env or {})
     if cpu:
-        words += ["--dtype", "float32", "--enforce-eager"]
+        words += CPU
         added = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} | added
     return Launch("vLLM", [*words, *options], url_of(host, port), log, "/health", added)

@@ -170,7 +170,7 @@ def check_prompts(prompts: list[list[int]], max_new_tokens: int, limit: int | No
 def make_sampler(rollout: Rollout, model: Any, tokenizer: Any, **overrides: Any) -> Sampler:
     """Sampler for the `rollout` section of a configuration.
 
-    model: a transformers model, with engine vllm_server an `align.rollout.vllm.Served`. overrides:
+    model: a transformers model, with a vLLM engine an `align.rollout.vllm.Served`. overrides:
     any field of the sampler, e.g. temperature=0.0 for evaluation, want_logps=True.
     """
     from align.chat import stop_ids

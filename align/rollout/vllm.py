@@ -19,14 +19,17 @@ import numpy as np
 
 from align.config_errors import Failed
 from align.rollout.base import Interrupted, Samples, StopRule, check_decoding, check_prompts
-from align.rollout.vllm_http import COMPLETIONS, VllmHttp
+from align.rollout.vllm_http import COMPLETIONS, Asked
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model on a server. model: its name there. positions: of prompt and completion together."""
+    """A model on a server, or in this process.
 
-    http: VllmHttp
+    model: its name there. positions: of prompt and completion together.
+    """
+
+    http: Asked
     model: str
     positions: int | None = None
 

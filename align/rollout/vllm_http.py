@@ -11,7 +11,7 @@ import http.client
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from align.config_errors import Failed
 from align.http_link import Links, header_token, named, reason
@@ -29,6 +29,30 @@ class EngineDown(Failed):
 
 class EngineRefused(Failed):
     """The engine answers, and refuses the request."""
+
+
+class Asked(Protocol):
+    """A vLLM that answers: a server over HTTP, or one in this process. Methods as of `VllmHttp`."""
+
+    url: str
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of an answer. EngineDown, or EngineRefused."""
+        ...
+
+    def ask_all(
+        self,
+        path: str,
+        bodies: Sequence[Any],
+        width: int,
+        told: Callable[[], bool] = lambda: False,
+    ) -> list[Any] | None:
+        """Answers to POSTs in the order of the bodies; None if told to."""
+        ...
+
+    def healthy(self) -> bool:
+        """Whether it says that it serves."""
+        ...
 
 
 class VllmHttp:

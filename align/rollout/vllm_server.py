@@ -21,7 +21,7 @@ from align.engines.vllm import interpreter, launch
 from align.files import write_atomic
 from align.rollout.base import Interrupted, Sampler, Samples
 from align.rollout.vllm import Served
-from align.rollout.vllm_http import EngineDown, VllmHttp
+from align.rollout.vllm_http import Asked, EngineDown, VllmHttp
 
 if TYPE_CHECKING:
     from align.config_rollout import RolloutServer
@@ -256,7 +256,7 @@ class Lasting:
                 self.engine.recover(mark, error, self.told)
 
 
-def serves(http: VllmHttp, model: str) -> bool:
+def serves(http: Asked, model: str) -> bool:
     """Whether a server answers and has the model."""
     try:
         return model in [m["id"] for m in http.ask("GET", "/v1/models")["data"]]

@@ -89,6 +89,10 @@ def make_engine(trainer: PpoTrainer) -> RolloutEngine:
     """Engine of rollout.engine; every rank must call."""
     if trainer.settings.rollout.engine == "hf":
         return HFEngine(trainer)
+    if trainer.settings.rollout.engine == "vllm_colocate":
+        from align.train.vllm_colocate import ColocatedEngine
+
+        return ColocatedEngine(trainer)
     from align.train.vllm_engine import VllmEngine
 
     return VllmEngine(trainer)

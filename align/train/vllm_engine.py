@@ -43,7 +43,13 @@ class VllmEngine:
     """A `RolloutEngine` over a server that the run starts, or that rollout.server.url names.
 
     version: as in the protocol. `sync` is collective; `sampling` is not, and may run in a thread.
+    everywhere: whether each rank has an engine of its own, which is checked by itself.
     """
+
+    threads = True
+    everywhere = False
+    where = "the server"
+    look = "Look at the server's log, at its dtype, and whether another run pushes to it"
 
     def __init__(self, trainer: PpoTrainer) -> None:
         self.trainer, self.config = trainer, trainer.settings
@@ -98,7 +104,7 @@ class VllmEngine:
         """Find or start the server; whether it has the policy's weights now."""
         url, settings = self.settings.server.url, self.settings.server
         if url is None:
-            self.push.collect()  # what it starts on
+            self._collect()  # what it starts on
             agreed(self._start, self.told)
         address, found, stem = from_rank_zero(
             lambda: (url or self._managed.url, self._found, uuid.uuid4().hex[:8])
@@ -112,6 +118,11 @@ class VllmEngine:
             self.engine = Followed(self._back, self.folder, settings)
         return url is None and self.push.whole
 
+    def positions(self) -> int:
+        """Of prompt and completion together: those of the data, where the model has as many."""
+        most = max_positions(base_model(self.trainer.policy.module.lm))
+        return min(self.config.data.max_length, most or 10**9)
+
     def _start(self) -> None:
         """Rank 0: a server on what was written."""
         if rank() != 0:
@@ -121,8 +132,7 @@ class VllmEngine:
         if not self.push.restartable:
             settings = dataclasses.replace(settings, restarts=0)
         words, env = server_words(self.config)
-        limit = max_positions(base_model(self.trainer.policy.module.lm)) or 10**9
-        words += ["--max-model-len", str(min(self.config.data.max_length, limit))]
+        words += ["--max-model-len", str(self.positions())]
         log = Path(settings.log_dir or self.run / "logs").absolute() / "vllm.log"
         self.server = Managed(
             settings, log, words=words, env=env, notes=self.folder,
@@ -134,10 +144,14 @@ class VllmEngine:
 
     def _push(self) -> None:
         """New weights, on every rank."""
-        self.push.collect()
+        self._collect()
         agreed(self._deliver, self.told)
         assert self.served is not None
         self.served = dataclasses.replace(self.served, model=self.push.name)
+
+    def _collect(self) -> None:
+        """Write them; every rank."""
+        self.push.collect()
 
     def _deliver(self) -> None:
         """Rank 0: tell the server; once more where it dies of it."""
@@ -161,13 +175,13 @@ class VllmEngine:
         tokens = min(PROBE_TOKENS, self.settings.max_new_tokens)
 
         def complete() -> Samples | None:
-            if rank() != 0:
+            if rank() != 0 and not self.everywhere:
                 return None
             with self.sampling(max_new_tokens=tokens, min_new_tokens=0) as sampler:
                 return sampler.sample([prompt], 1, [version])
 
         drawn = agreed(complete, self.told)
-        samples: Samples = from_rank_zero(lambda: drawn)
+        samples: Any = drawn if self.everywhere else from_rank_zero(lambda: drawn)
         measured = collector.measure([TokenGroup(prompt, samples.completions)])["logps"]
         assert samples.logps is not None
         gap = float((measured - torch.tensor(samples.logps[0])).abs().mean())
@@ -175,12 +189,11 @@ class VllmEngine:
 
     def _judge(self, gap: float) -> None:
         limit = self.settings.max_sampler_gap or self._limit()
-        if rank() == 0 and not gap <= limit:
+        if (rank() == 0 or self.everywhere) and not gap <= limit:
             raise Failed(
-                f"the server samples with other weights than the trainer's: right after a sync "
+                f"{self.where} samples with other weights than the trainer's: right after a sync "
                 f"their log-probs differ by {gap:.2g} nats per token, more than "
-                f"rollout.max_sampler_gap={limit:g}. Look at the server's log, at its dtype, and "
-                "whether another run pushes to it"
+                f"rollout.max_sampler_gap={limit:g}. {self.look}"
             )
 
     def _limit(self) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.distributed import rank
-from align.rollout.vllm_http import VllmHttp
+from align.rollout.vllm_http import Asked
 from align.train.vllm_weights import Reload, write_model
 from align.whole import whole_weights
 
@@ -56,7 +56,7 @@ class Nccl(Reload):
         for _ in chunks:  # the other ranks, and this one after an error: all gather to the end
             pass
 
-    def deliver(self, http: VllmHttp) -> None:
+    def deliver(self, http: Asked) -> None:
         """They are there; forget what was computed with the ones before."""
         self.check()
         self._forget(http)

@@ -19,7 +19,7 @@ from align.config_errors import Failed
 from align.distributed import full_tensor, gathered, rank
 from align.files import whole_folder
 from align.policy_module import base_model
-from align.rollout.vllm_http import EngineDown, VllmHttp
+from align.rollout.vllm_http import Asked, EngineDown
 from align.rollout.vllm_server import NAME, serves
 from align.whole import whole_weights
 
@@ -59,7 +59,7 @@ class Reload:
         if self.error is not None:
             raise Failed(f"the weights could not be pushed: {self.error}") from self.error
 
-    def deliver(self, http: VllmHttp) -> None:
+    def deliver(self, http: Asked) -> None:
         """Let the server read what was written, and forget what it computed before."""
         self.check()
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(self.current)}}
@@ -72,13 +72,13 @@ class Reload:
             raise Failed(f"{error}. {where}") from error
         self._forget(http)
 
-    def restore(self, http: VllmHttp) -> None:
+    def restore(self, http: Asked) -> None:
         """After a restart on `current`: nothing is missing."""
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _forget(self, http: VllmHttp) -> None:
+    def _forget(self, http: Asked) -> None:
         answer = http.ask("POST", "/reset_prefix_cache")
         if isinstance(answer, dict) and not answer.get("success", True):
             raise Failed(f"{http.url} kept its prefix cache: requests of others are under way")
@@ -107,7 +107,7 @@ class Adapter(Reload):
         self.error = write_adapter(self.trainer, self.current)
         self.name = f"{NAME}-{self._stem}-{self._count}"
 
-    def deliver(self, http: VllmHttp) -> None:
+    def deliver(self, http: Asked) -> None:
         """Add the adapter under its name, and drop the one before."""
         self.check()
         self.restore(http)
@@ -115,7 +115,7 @@ class Adapter(Reload):
             http.ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._loaded})
         self._loaded = self.name
 
-    def restore(self, http: VllmHttp) -> None:
+    def restore(self, http: Asked) -> None:
         """Add the current adapter to a server that has the base, where it is not there."""
         if self._has_base and not serves(http, self.name):
             body = {"lora_name": self.name, "lora_path": str(self.current)}

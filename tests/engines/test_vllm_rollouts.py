@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "distributed"))
 import ppo_models as tiny
 from launching import ROOT, config_file, environment, launch
+from vllm_models import LORA, base, rows
 
 from align.engines.venvs import find_python, root
 
@@ -29,24 +24,8 @@ pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(find_python("vllm") is None, reason=f"no vllm in {root()} (ALIGN_ENGINES)"),
 ]
-LORA = {"policy": {"lora": {"r": 4, "alpha": 8.0}}}
-SERVER = {"args": ["--max-num-seqs", "16"], "timeout_s": 300}
-
-
-@functools.cache
-def base() -> str:
-    """Folder of a small Llama; vLLM's attention on a CPU takes no heads below 32."""
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=tiny.VOCAB, hidden_size=128, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-        initializer_range=0.08, bos_token_id=None, eos_token_id=0, pad_token_id=1,
-    )  # fmt: skip
-    folder = tempfile.mkdtemp(prefix="align-engine-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    LlamaForCausalLM(shape).save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
+# The prompts of an update are more tokens than a step may have.
+SERVER = {"args": ["--max-num-seqs", "16", "--max-num-batched-tokens", "96"], "timeout_s": 300}
 
 
 def prepared(folder: Path, steps: int = 4, **sections) -> list[str]:
@@ -56,11 +35,6 @@ def prepared(folder: Path, steps: int = 4, **sections) -> list[str]:
     policy = {"path": base(), **sections.pop("policy", {})}
     tiny.config(folder, rollout=rollout, train=train, policy=policy, **sections)
     return ["--config", str(folder / "config.yaml")]
-
-
-def rows(folder: Path) -> list[dict]:
-    text = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8")
-    return [row for line in text.splitlines() if "sampler_gap" in (row := json.loads(line))]
 
 
 def recipe(argv: list[str]) -> subprocess.CompletedProcess[str]:
