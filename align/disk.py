@@ -70,7 +70,11 @@ def say_space(folder: Path, needed: float) -> None:
 def disk_trouble(error: BaseException, folder: Path) -> str | None:
     """What to tell the user where an error came from a disk that takes no more; None for others."""
     seen: BaseException | None = error
+    met: list[BaseException] = []  # an error that was raised again may be among its own causes
     while seen is not None:
+        if seen in met:
+            return None
+        met.append(seen)
         number = seen.errno if isinstance(seen, OSError) else _said(str(seen))
         if number in _FULL:
             break

@@ -13,10 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import active_children, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from align.config_errors import Failed
@@ -49,23 +51,23 @@ for pid in ended:
     except ProcessLookupError:
         pass
 """
+POLL_S = 0.1
+DYING_S = 5.0  # between the end of a process and the error that may follow from it
 ENV = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 class VllmLocal:
     """The methods of `VllmHttp` over one `vllm.LLM`; one thread only.
 
-    llm, end: of `start`. model: its name in requests. sleeps: whether its memory on the device is
+    llm, own: of `start`. model: its name in requests. sleeps: whether its memory on the device is
     given back by `sleep`; any request wakes it.
     """
 
     url = "vLLM in this process"
 
-    def __init__(
-        self, llm: Any, end: Callable[[], None], model: str, *, sleeps: bool = False
-    ) -> None:
+    def __init__(self, llm: Any, own: Processes, model: str, *, sleeps: bool = False) -> None:
         self.llm: Any = llm
-        self.model, self.sleeps, self._end = model, sleeps, end
+        self.model, self.sleeps, self._own = model, sleeps, own
         self._asleep = False
         self._adapters: dict[str, Any] = {}
         self._loras = 0
@@ -80,8 +82,7 @@ class VllmLocal:
             "/v1/unload_lora_adapter": self._unload,
         }[path]
         try:
-            self.wake()
-            return does(body)
+            return self._own.during(lambda: (self.wake(), does(body))[1])
         except Exception as error:
             raise EngineDown(f"{self.url} failed ({path}): {named(error)}") from error
 
@@ -100,8 +101,7 @@ class VllmLocal:
         for name in {body["model"] for body in bodies} - {self.model, *self._adapters}:
             raise EngineRefused(f"{self.url} has no model {name!r}")
         try:
-            self.wake()
-            return self._run(list(bodies), width, told)
+            return self._own.during(lambda: (self.wake(), self._run(list(bodies), width, told))[1])
         except Exception as error:
             if told():  # Ctrl-C reaches vLLM's own processes too
                 return None
@@ -112,7 +112,7 @@ class VllmLocal:
     def healthy(self) -> bool:
         """Whether its workers answer."""
         try:
-            self.llm.collective_rpc("check_health")
+            self._own.during(lambda: self.llm.collective_rpc("check_health"))
         except Exception:
             return False
         return True
@@ -135,7 +135,7 @@ class VllmLocal:
         if self.llm is not None:
             self.llm = None
             gc.collect()
-            self._end()
+            self._own.end()
 
     def _run(
         self, bodies: list[Any], width: int, told: Callable[[], bool]
@@ -187,8 +187,47 @@ class VllmLocal:
         self.llm.llm_engine.remove_lora(adapter.lora_int_id)
 
 
-def start(env: Mapping[str, str], **settings: Any) -> tuple[Any, Callable[[], None]]:
-    """A `vllm.LLM`, and what to call when it is no longer wanted. Failed where it does not start.
+class Processes:
+    """vLLM's processes below this one, and the one that kills them when this one has gone."""
+
+    def __init__(self, children: Sequence[BaseProcess]) -> None:
+        self.children = children
+        # vLLM's engine does not notice that, and its workers do not notice the end of the engine.
+        self._watch = subprocess.Popen(
+            [sys.executable, "-IS", "-c", _WATCH, *(str(child.pid) for child in children)],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def during(self, call: Callable[[], Any]) -> Any:
+        """What the call returns, in a thread: vLLM waits for ever for an engine that has died."""
+        found: list[tuple[Any, Exception | None]] = []
+        ended = threading.Event()
+
+        def work() -> None:
+            try:
+                found.append((call(), None))
+            except Exception as error:
+                found.append((None, error))
+            ended.set()
+
+        threading.Thread(target=work, daemon=True).start()
+        while not ended.wait(POLL_S):
+            dead = [child for child in self.children if not child.is_alive()]
+            if dead and not ended.wait(DYING_S):
+                raise RuntimeError(f"its process ended with code {dead[0].exitcode}")
+        result, error = found[0]
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """End the process that watches; may be called twice."""
+        self._watch.kill()
+        self._watch.communicate()
+
+
+def start(env: Mapping[str, str], **settings: Any) -> tuple[Any, Processes]:
+    """A `vllm.LLM` and its processes. Failed where it does not start.
 
     env: variables of its processes. They end with this one, also when it is killed.
     """
@@ -201,24 +240,7 @@ def start(env: Mapping[str, str], **settings: Any) -> tuple[Any, Callable[[], No
             raise Failed(
                 f"vLLM did not start in this process: {named(error)}. What it said is above"
             ) from error
-    return llm, _guarded([child.pid for child in set(active_children()) - before])
-
-
-def _guarded(pids: Sequence[int | None]) -> Callable[[], None]:
-    """A process that kills those and theirs when this one has gone; returns what ends it instead.
-
-    vLLM's engine does not notice that, and its workers do not notice the end of the engine.
-    """
-    watch = subprocess.Popen(
-        [sys.executable, "-IS", "-c", _WATCH, *map(str, pids)],
-        stdin=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-
-    def end() -> None:
-        watch.kill()
-        watch.communicate()
-
-    return end
+    return llm, Processes([child for child in active_children() if child not in before])
 
 
 @contextmanager

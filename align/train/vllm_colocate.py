@@ -76,8 +76,8 @@ class ColocatedEngine(VllmEngine):
         if not folder.is_dir():
             raise Failed(f"rank {rank()} does not see {folder}: rollout.sync_dir must be shared")
         words = llm_words(self.config, cpu=cpu) | {"max_model_len": self.positions()}
-        llm, end = start(engine_env(device), model=str(folder), **words)
-        self.local = VllmLocal(llm, end, NAME, sleeps=not cpu)
+        llm, own = start(engine_env(device), model=str(folder), **words)
+        self.local = VllmLocal(llm, own, NAME, sleeps=not cpu)
         self._found = Found(NAME, self.positions(), llm.model_config.dtype == torch.float32)
 
     def _collect(self) -> None:

@@ -162,3 +162,9 @@ def test_other_errors_are_no_disk_trouble(tmp_path):
     assert "/数据/optimizer.pt could not be written: the disk is full" in str(
         disk_trouble(wrapped, tmp_path)
     )
+
+
+def test_an_error_among_its_own_causes_is_no_endless_search(tmp_path):
+    error, halt = ValueError("引擎"), RuntimeError("halt")
+    error.__cause__, halt.__cause__ = halt, error
+    assert disk_trouble(error, tmp_path) is None

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_a_failure_is_said_and_a_signal_is_none(local, fake):
         sampler(local, interrupted=lambda: next(answers)).sample(ids(), 1, 0)
 
 
+def test_a_call_that_waits_for_a_dead_engine_is_given_up(local, fake, monkeypatch):
+    class Dead:
+        pid, exitcode = 1, -9
+
+        def is_alive(self):
+            return False
+
+    monkeypatch.setattr("align.rollout.vllm_local.DYING_S", 0.2)
+    monkeypatch.setattr(local._own, "children", [Dead()])
+    monkeypatch.setattr(local.llm, "reset_prefix_cache", threading.Event().wait)
+    with pytest.raises(EngineDown, match="RuntimeError: its process ended with code -9"):
+        local.ask("POST", "/reset_prefix_cache")
+
+
 def test_what_is_no_whole_sample(local, fake):
     fake.faults.finish_reason = "abort"
     short = ids()[:1]
@@ -140,7 +155,7 @@ def test_its_memory_is_free_until_it_is_asked_again(fake, folder):
     sampler(local).sample(ids()[:1], 1, 0)
     local.ask("POST", "/reset_prefix_cache")
     assert fake.log[1:] == ["wake_up", "step", "reset_prefix_cache"]
-    VllmLocal(local.llm, lambda: None, "policy").sleep()  # on a CPU there is nothing to give back
+    VllmLocal(local.llm, local._own, "policy").sleep()  # on a CPU there is nothing to give back
     assert fake.log[-1] == "reset_prefix_cache"
     local.close()
 
@@ -149,8 +164,8 @@ def test_its_processes_are_no_ranks_of_this_run(fake, folder, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "1")
     before = dict(os.environ)
-    llm, end = start({"CUDA_VISIBLE_DEVICES": "3"}, model=folder, max_model_len=96)
-    end()
+    llm, own = start({"CUDA_VISIBLE_DEVICES": "3"}, model=folder, max_model_len=96)
+    own.end()
     seen = llm.environment
     assert dict(os.environ) == before
     assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} & {*seen}
