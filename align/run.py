@@ -75,7 +75,10 @@ def _guarded(action: Callable[[], int | None]) -> int:
         _wait_for_the_others()
         return STOPPED
     except Exception as error:
-        print(mark + traceback.format_exc(), file=sys.stderr, flush=True)
+        # A failure without a cause says all there is: where it was raised is no help.
+        said = isinstance(error, Failed) and error.__cause__ is None
+        text = f"failed: {error}" if said else traceback.format_exc()
+        print(mark + text, file=sys.stderr, flush=True)
         if isinstance(error, Failed) and error.everywhere:
             _wait_for_the_others()
         return FAILED

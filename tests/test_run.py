@@ -14,6 +14,7 @@ import pytest
 from align import launch_env, prerequisites, run_manifest
 from align import run as run_module
 from align.config import StopRequested, UserError, load_config
+from align.config_errors import Failed
 from align.demo_pipeline import clock, headline, table
 from align.tools import to_words
 
@@ -115,6 +116,21 @@ def test_exit_codes(place, trainer, capsys):
 
     trainer.action = refuse
     assert go("dpo") == 2
+
+
+def test_a_failure_that_says_all_has_no_traceback(capsys):
+    def too_bad() -> None:
+        raise Failed("perplexity grew from 4 to 9; nothing was written")
+
+    def broken() -> None:
+        raise Failed("the disk is full") from OSError("no space left")
+
+    assert run_module.guarded(too_bad) == 1
+    assert capsys.readouterr().err == "failed: perplexity grew from 4 to 9; nothing was written\n"
+    assert run_module.guarded(broken) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "no space left" in said
 
 
 def test_a_directory_holds_one_method(place, trainer, capsys):
