@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from align.config_iteration import Iterate
 from align.config_key import key
-from align.config_rollout import RolloutServer
+from align.config_rollout import Rollout
 
 DPO_LOSSES = Literal[
     "sigmoid", "ipo", "hinge", "robust", "exo", "apo_zero", "apo_down", "sppo", "aot",
@@ -198,48 +198,6 @@ class Ppo:
     entropy_coef: float = key(0.0, "entropy bonus", ge=0)
     ptx_coef: float = key(0.0, "weight of the data.sft loss mixed in", ge=0)
     ema_decay: float | None = key(None, "keep a moving average of the policy", gt=0, lt=1)
-
-
-@dataclass
-class Rollout:
-    """Sampling of completions."""
-
-    engine: Literal["hf", "vllm_server", "vllm_colocate"] = key("hf", "what samples")
-    prompts_per_update: int = key(16, "prompts of one rollout, all ranks together", ge=1)
-    n: int = key(1, "completions a prompt", ge=1)
-    max_new_tokens: int = key(64, "longest completion", ge=1)
-    min_new_tokens: int = key(0, "a stop before this many tokens counts as missing", ge=0)
-    temperature: float = key(1.0, "logits are divided by it in sampling and in training", gt=0)
-    top_p: float = key(1.0, "nucleus; 1: off", gt=0, le=1)
-    top_k: int = key(0, "0: off", ge=0)
-    stop: list[str] = key(factory=list, help="strings of one token that also end a completion")
-    batch_size: int = key(32, "sequences generated at once", ge=1)
-    gather_chunk_mb: int = key(
-        512, "MiB of weights gathered or written at once for sampling elsewhere", ge=1
-    )
-    sync: Literal["auto", "reload", "lora", "nccl"] = key(
-        "auto", "how vLLM gets new weights: files (auto), the adapter alone, or over NCCL"
-    )
-    sync_dir: str | None = key(
-        None, "folder of those files, seen by the server too; null: .rollout_weights of the run"
-    )
-    max_sampler_gap: float | None = key(
-        None, "vLLM: nats per token after a sync that end the run; null: 1e-3, 16 bit: 0.1", gt=0
-    )
-    gpu_memory_utilization: float = key(
-        0.3, "vllm_colocate: share of the GPU that vLLM takes while it samples", gt=0, lt=1
-    )
-    server: RolloutServer = key(factory=RolloutServer)
-    async_: int = key(
-        0, "1: sample the next rollout while this one is optimised, one update off", ge=0, le=1
-    )
-    importance: Literal["auto", "truncated", "off"] = key(
-        "auto", "weights for tokens that other weights drew; auto: stale, or above importance_gap"
-    )
-    importance_cap: float = key(2.0, "largest weight of a token", ge=1)
-    importance_gap: float = key(
-        0.01, "auto: mean |log-prob of sampler − trainer| from which it corrects, nats", ge=0
-    )
 
 
 @dataclass
