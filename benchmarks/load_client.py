@@ -112,8 +112,9 @@ def open_client(token: str | None = None) -> aiohttp.ClientSession:
     if token:
         headers["authorization"] = f"Bearer {token}"
     return aiohttp.ClientSession(
-        # Servers close idle connections after about five seconds: none is used as it ends.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
+        # A connection each: a server that ends a kept one as it is used would count as failing
+        # (llama.cpp did), and to open one takes a fraction of a millisecond.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=None), headers=headers,
     )  # fmt: skip
 

@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--export", help="model folder for --serve")
     p.add_argument("--gguf", help=".gguf of the same model for llama.cpp; default: --export")
     p.add_argument("--concurrency", nargs="+", type=whole(1), default=[1, 2, 4, 8, 16, 32, 64])
-    p.add_argument("--requests", type=whole(1), help="a level; default: 4 times its concurrency, "
-                                                     "at least 16")  # fmt: skip
+    p.add_argument("--requests", type=whole(1), help="a level, at least its concurrency; default: "
+                                                     "4 times that, at least 16")  # fmt: skip
     p.add_argument("--max_seconds", type=number(0, open_low=True), default=60.0,
                    help="no new request of a level after these")  # fmt: skip
     p.add_argument("--timeout", type=number(0, open_low=True), default=60.0, help="of one request")
@@ -181,7 +181,8 @@ async def measure(args: argparse.Namespace, server: dict[str, Any], result: dict
                 break
             async with Watch(other, f"{server['url']}/metrics") as watch:
                 level = await load.run_level(
-                    send, concurrency, args.requests or max(16, 4 * concurrency),
+                    # Fewer than the concurrency would be another level under its name.
+                    send, concurrency, max(args.requests or max(16, 4 * concurrency), concurrency),
                     seconds=args.max_seconds, total_left=left, stop=stop,
                 )  # fmt: skip
             server["levels"].append({**load.summary(level), "engine": watch.result()})

@@ -39,7 +39,6 @@ REQUEST_ID = "X-Request-Id"
 NO_TEXTS = "X-Log-Texts"  # "no": of this request figures only
 MAX_VOTE, MAX_NAME, MAX_COMMENT = 64 << 10, 80, 2000
 CONNECT_S = 10.0
-IDLE_S = 2.0  # less than engines keep a connection (uvicorn: 5 s), so that none is used as it ends
 # RFC 9110, 7.6.1; Host is the engine's.
 _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
         "te", "trailer", "transfer-encoding", "upgrade", "host"}  # fmt: skip
@@ -69,7 +68,8 @@ class Proxy:
         """Hold connections to the engine; write what waits for the log at the end."""
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S), timeout=limits,
+            # Kept connections end as they are used: on the loopback a new one costs nothing.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=limits,
             auto_decompress=False, skip_auto_headers=_AUTOMATIC,
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as self._client:  # fmt: skip
