@@ -115,6 +115,25 @@ class StopRule:
                     return cut[:end], end - 1 >= self.min_new_tokens
         return cut, finished
 
+    def samples(
+        self,
+        prompt_ids: list[list[int]],
+        drawn: Sequence[Sequence[int]],
+        logps: Sequence[Sequence[float]] | None,
+    ) -> Samples:
+        """Samples of what was drawn after each of R prompts, ended here; logps as long as drawn."""
+        cut = [self.cut(ids) for ids in drawn]
+        kept = None
+        if logps is not None:
+            kept = [list(lp[: len(ids)]) for lp, (ids, _) in zip(logps, cut, strict=True)]
+        return Samples(
+            prompt_ids=prompt_ids,
+            completions=[ids for ids, _ in cut],
+            logps=kept,
+            finished=[finished for _, finished in cut],
+            texts=[self.text(ids) for ids, _ in cut],
+        )
+
     def text(self, ids: Sequence[int]) -> str:
         """Text of a cut completion, without the stop and without special tokens.
 

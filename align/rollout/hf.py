@@ -89,15 +89,8 @@ class HFSampler:
                 )
                 for row, ids, lp, length in zip(batch, tokens, lps, lengths, strict=True):
                     completions[row], logps[row] = ids[:length], lp[:length]
-        cut = [self.rule.cut(ids) for ids in completions]
-        kept = [lp[: len(ids)] for lp, (ids, _) in zip(logps, cut, strict=True)]
-        return Samples(
-            prompt_ids=[list(prompts[row // n]) for row in range(rows)],
-            completions=[ids for ids, _ in cut],
-            logps=kept if self.want_logps else None,
-            finished=[finished for _, finished in cut],
-            texts=[self.rule.text(ids) for ids, _ in cut],
-        )
+        asked = [list(prompts[row // n]) for row in range(rows)]
+        return self.rule.samples(asked, completions, logps if self.want_logps else None)
 
     def _decode(
         self, prompts: list[list[int]], which: list[int], uniform: Tensor

@@ -77,16 +77,8 @@ class VllmSampler:
         if answers is None:
             raise Interrupted("sampling was interrupted")
         drawn = [self._read(answer) for answer in answers]
-        cut = [self.rule.cut(ids) for ids, _ in drawn]
-        return Samples(
-            prompt_ids=[list(ids) for ids in rows],
-            completions=[ids for ids, _ in cut],
-            logps=[lp[: len(ids)] for (_, lp), (ids, _) in zip(drawn, cut, strict=True)]
-            if self.want_logps
-            else None,
-            finished=[finished for _, finished in cut],
-            texts=[self.rule.text(ids) for ids, _ in cut],
-        )
+        logps = [lp for _, lp in drawn] if self.want_logps else None
+        return self.rule.samples([list(ids) for ids in rows], [ids for ids, _ in drawn], logps)
 
     def _request(self, prompt: Sequence[int], seed: int) -> dict[str, Any]:
         """The body of one completion's request; nothing is left to a default."""
