@@ -112,8 +112,6 @@ def export_quantised(
                 check_limit(one.label, one.before, one.after, args.max_ppl_increase)
             report = _report(name, made, task)
             write_report(folder, report)
-            if (staging / PARITY).is_file():
-                shutil.copyfile(staging / PARITY, folder / PARITY)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report
@@ -125,6 +123,8 @@ def _make(
 ) -> list[Made]:  # fmt: skip
     """The form of the model in `staging`, in `folder`, with the figures of both."""
     if name == "gguf":
+        if (staging / PARITY).is_file():  # the other forms take all that lies beside the weights
+            shutil.copyfile(staging / PARITY, folder / PARITY)
         return [Made(*row) for row in gguf.make(staging, folder, task, args.gguf_type)]
     size = None
     if needs_calibration(name, args) and facts is not None:
